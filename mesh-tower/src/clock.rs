@@ -1,0 +1,48 @@
+//! The one clock of the runtime side; tests pause it.
+
+use mesh_core::Timestamp;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::time::Instant;
+
+static ORIGIN: OnceLock<Instant> = OnceLock::new();
+
+/// How far the origin lies before the first look at the clock, so that instants shortly before
+/// it can be told apart.
+const BEFORE: Duration = Duration::from_secs(3600);
+
+/// The present instant: tokio's clock, which `tokio::time::pause` stops.
+#[must_use]
+pub fn now() -> Timestamp {
+    timestamp(Instant::now())
+}
+
+/// The same instant, as the core writes it.
+#[must_use]
+pub fn timestamp(instant: Instant) -> Timestamp {
+    Timestamp::ZERO + (BEFORE + instant.saturating_duration_since(origin()))
+}
+
+/// The same instant, as timers take it.
+#[must_use]
+pub fn instant(timestamp: Timestamp) -> Instant {
+    let since = Duration::from_nanos(timestamp.as_nanos()).saturating_sub(BEFORE);
+    origin().checked_add(since).unwrap_or_else(|| origin() + Duration::from_secs(86_400 * 365))
+}
+
+fn origin() -> Instant {
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_moves_with_the_paused_clock() {
+        let start = now();
+        tokio::time::advance(Duration::from_millis(250)).await;
+        assert_eq!(now().since(start), Duration::from_millis(250));
+        assert_eq!(timestamp(instant(start)), start);
+    }
+}

@@ -1,0 +1,7 @@
+//! The service mesh as tower layers.
+
+pub mod body;
+pub mod clock;
+
+pub use body::{Body, BoxError};
+pub use mesh_core::{Error, ErrorKind};

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod clock;
+pub mod telemetry;
 
 pub use body::{Body, BoxError};
 pub use mesh_core::{Error, ErrorKind};

@@ -1,0 +1,419 @@
+//! Metrics: what is counted, and where.
+//!
+//! A [`Metrics`] handle is one registry; a mesh has one. Each destination resolves its
+//! [`DestinationMetrics`] once and adds to plain atomics from then on: relaxed additions, no
+//! lock, no hashing, no text. Names and labels are written when a page is scraped.
+//!
+//! | instrument | labels | counted |
+//! |---|---|---|
+//! | `http.client.request.duration` (s) | `server.address`, `http.request.method`, `http.response.status_code`, `error.type` | each attempt, to the end of its response body |
+//! | `rpc.client.call.duration` (s) | `server.address`, `rpc.system.name`, `rpc.response.status_code` | each gRPC call with all its attempts |
+//! | `http.server.request.duration` (s) | `http.request.method`, `http.response.status_code`, `error.type` | each request served |
+//! | `rpc.server.call.duration` (s) | `rpc.system.name`, `rpc.response.status_code` | each gRPC call served |
+//! | `mesh.calls` | `mesh.destination`, `mesh.outcome` = success, failure, cancelled | each call with all its attempts |
+//! | `mesh.retry.attempts` | `mesh.destination` | attempts after the first |
+//! | `mesh.retry.budget.exhausted` | `mesh.destination` | retries the budget refused |
+//! | `mesh.retry.budget.remaining` | `mesh.destination` | retries the budget would allow now |
+//! | `mesh.lb.picks` | `mesh.destination` | endpoints picked |
+//! | `mesh.lb.endpoints` | `mesh.destination`, `state` | endpoints by state, now |
+//! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
+//! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
+//! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
+//!
+//! Labels are bounded: destinations come from configuration and are capped at
+//! [`MAX_DESTINATIONS`], the rest share one called `_OTHER`; statuses are capped per destination
+//! (see [`histogram`](super::histogram)).
+//!
+//! Source: OpenTelemetry semantic conventions for HTTP and RPC metrics.
+
+use super::histogram::{Codes, End, Grid};
+use http::Method;
+use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Destinations that get labels of their own.
+pub const MAX_DESTINATIONS: usize = 1_000;
+
+const OTHER: &str = "_OTHER";
+
+/// A registry of metrics; clones share it.
+///
+/// ```
+/// use mesh_core::Outcome;
+/// use mesh_tower::telemetry::Metrics;
+///
+/// let metrics = Metrics::new();
+/// let inventory = metrics.destination("inventory");
+/// inventory.call_ended(Outcome::Success);
+/// assert_eq!(metrics.destination("inventory").counts().succeeded, 1);
+/// ```
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    destinations: Mutex<BTreeMap<Arc<str>, Arc<DestinationMetrics>>>,
+    server: Arc<ServerMetrics>,
+}
+
+impl Metrics {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The metrics of a destination: the same for the same name.
+    ///
+    /// Takes a lock; call it once per destination, not once per call.
+    #[must_use]
+    pub fn destination(&self, name: &str) -> Arc<DestinationMetrics> {
+        let mut destinations = self.0.destinations.lock();
+        if let Some(known) = destinations.get(name) {
+            return known.clone();
+        }
+        let name = if destinations.len() < MAX_DESTINATIONS { name } else { OTHER };
+        let name: Arc<str> = name.into();
+        destinations
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(DestinationMetrics::new(name)))
+            .clone()
+    }
+
+    /// The metrics of what this process serves.
+    #[must_use]
+    pub fn server(&self) -> &Arc<ServerMetrics> {
+        &self.0.server
+    }
+
+    /// All destinations, by name.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<Arc<DestinationMetrics>> {
+        self.0.destinations.lock().values().cloned().collect()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.destinations.lock().keys()).finish()
+    }
+}
+
+/// State that is looked at when a page is scraped, not counted as it changes.
+pub trait Observe: Send + Sync {
+    /// The state now.
+    fn observe(&self, now: Timestamp) -> Observed;
+}
+
+/// What [`Observe`] sees.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Observed {
+    /// Endpoints by state: `ready`, `connecting`, `ejected`, `unhealthy`, `draining`, ...
+    pub endpoints: Vec<(&'static str, u64)>,
+    /// Retries that the budget would allow now.
+    pub budget_remaining: Option<u64>,
+}
+
+/// State of a breaker, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// Calls flow.
+    Closed,
+    /// Calls are refused.
+    Open,
+    /// One call is let through to see.
+    HalfOpen,
+}
+
+impl BreakerState {
+    const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// The counters of one destination.
+pub struct DestinationMetrics {
+    name: Arc<str>,
+    pub(super) http: Grid,
+    pub(super) rpc: Codes,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    cancelled: AtomicU64,
+    retries: AtomicU64,
+    budget_exhausted: AtomicU64,
+    picks: AtomicU64,
+    breaker: [AtomicU64; BreakerState::ALL.len()],
+    shed: ByKind,
+    observe: Mutex<Option<Weak<dyn Observe>>>,
+}
+
+/// The plain counters of one destination, read at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Calls that ended well.
+    pub succeeded: u64,
+    /// Calls that failed, retries included.
+    pub failed: u64,
+    /// Calls that their caller gave up.
+    pub cancelled: u64,
+    /// Attempts after the first.
+    pub retries: u64,
+    /// Retries that the budget refused.
+    pub budget_exhausted: u64,
+    /// Endpoints picked: attempts that got as far as an endpoint.
+    pub picks: u64,
+}
+
+impl DestinationMetrics {
+    fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            http: Grid::default(),
+            rpc: Codes::default(),
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            budget_exhausted: AtomicU64::new(0),
+            picks: AtomicU64::new(0),
+            breaker: Default::default(),
+            shed: ByKind::default(),
+            observe: Mutex::new(None),
+        }
+    }
+
+    /// The destination's name, as labels carry it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// One attempt ended.
+    pub fn attempt_ended(&self, method: &Method, end: End, took: Duration) {
+        self.http.record(method, end, took);
+    }
+
+    /// One gRPC call ended, with all its attempts.
+    pub fn rpc_ended(&self, code: GrpcCode, took: Duration) {
+        self.rpc.record(code, took);
+    }
+
+    /// One call ended, with all its attempts.
+    pub fn call_ended(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Success => &self.succeeded,
+            Outcome::Cancelled => &self.cancelled,
+            _ => &self.failed,
+        }
+        .fetch_add(1, Relaxed);
+    }
+
+    /// A further attempt is made.
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    /// The budget refused a further attempt.
+    pub fn budget_exhausted(&self) {
+        self.budget_exhausted.fetch_add(1, Relaxed);
+    }
+
+    /// An endpoint was picked.
+    pub fn picked(&self) {
+        self.picks.fetch_add(1, Relaxed);
+    }
+
+    /// A breaker came into a state.
+    pub fn breaker_changed(&self, to: BreakerState) {
+        self.breaker[to as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A call was refused before it was sent.
+    pub fn shed(&self, kind: ErrorKind) {
+        self.shed.add(kind);
+    }
+
+    /// Who knows the state behind the gauges. The last one asked is asked; one that is gone
+    /// leaves the gauges out.
+    pub fn observed_by(&self, observe: Weak<dyn Observe>) {
+        *self.observe.lock() = Some(observe);
+    }
+
+    /// The gauges, if someone who knows them is there.
+    #[must_use]
+    pub fn observe(&self, now: Timestamp) -> Option<Observed> {
+        let observe = self.observe.lock().as_ref().and_then(Weak::upgrade)?;
+        Some(observe.observe(now))
+    }
+
+    /// The plain counters.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            succeeded: self.succeeded.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            cancelled: self.cancelled.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            budget_exhausted: self.budget_exhausted.load(Relaxed),
+            picks: self.picks.load(Relaxed),
+        }
+    }
+
+    /// How often breakers came into each state.
+    pub fn breaker_transitions(&self) -> impl Iterator<Item = (BreakerState, u64)> + '_ {
+        BreakerState::ALL
+            .into_iter()
+            .map(|state| (state, self.breaker[state as usize].load(Relaxed)))
+    }
+
+    /// How often calls were refused before they were sent, by kind; kinds that never occurred
+    /// are left out.
+    pub fn sheds(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
+        self.shed.each()
+    }
+}
+
+impl fmt::Debug for DestinationMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DestinationMetrics")
+            .field("name", &self.name)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The counters of what this process serves.
+#[derive(Debug, Default)]
+pub struct ServerMetrics {
+    pub(super) http: Grid,
+    pub(super) rpc: Codes,
+    shed: ByKind,
+}
+
+impl ServerMetrics {
+    /// One request was served, or ended in an error.
+    pub fn request_ended(&self, method: &Method, end: End, took: Duration) {
+        self.http.record(method, end, took);
+    }
+
+    /// One gRPC call was served.
+    pub fn rpc_ended(&self, code: GrpcCode, took: Duration) {
+        self.rpc.record(code, took);
+    }
+
+    /// A request was refused before the handler saw it.
+    pub fn shed(&self, kind: ErrorKind) {
+        self.shed.add(kind);
+    }
+
+    /// How often requests were refused, by kind; kinds that never occurred are left out.
+    pub fn sheds(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
+        self.shed.each()
+    }
+}
+
+/// A counter per kind of error.
+#[derive(Debug)]
+struct ByKind([AtomicU64; ErrorKind::ALL.len()]);
+
+impl Default for ByKind {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; ErrorKind::ALL.len()])
+    }
+}
+
+impl ByKind {
+    fn add(&self, kind: ErrorKind) {
+        for (known, count) in ErrorKind::ALL.iter().zip(&self.0) {
+            if *known == kind {
+                count.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
+        let counts = self.0.iter().map(|count| count.load(Relaxed));
+        ErrorKind::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::Failure;
+
+    #[test]
+    fn the_same_name_is_the_same_destination() {
+        let metrics = Metrics::new();
+        metrics.destination("a").retried();
+        metrics.clone().destination("a").retried();
+        assert_eq!(metrics.destination("a").counts().retries, 2);
+        assert_eq!(metrics.destination("b").counts(), Counts::default());
+    }
+
+    #[test]
+    fn destinations_beyond_the_cap_share_one() {
+        let metrics = Metrics::new();
+        for i in 0..MAX_DESTINATIONS + 10 {
+            metrics.destination(&format!("host-{i}")).picked();
+        }
+        assert_eq!(metrics.destinations().len(), MAX_DESTINATIONS + 1);
+        assert_eq!(metrics.destination(OTHER).counts().picks, 10);
+        assert_eq!(metrics.destination("host-0").counts().picks, 1);
+    }
+
+    #[test]
+    fn calls_are_counted_by_outcome() {
+        let metrics = DestinationMetrics::new("a".into());
+        metrics.call_ended(Outcome::Success);
+        metrics.call_ended(Outcome::Failure(Failure::Connect));
+        metrics.call_ended(Outcome::Cancelled);
+        metrics.call_ended(Outcome::Cancelled);
+        let counts = metrics.counts();
+        assert_eq!((counts.succeeded, counts.failed, counts.cancelled), (1, 1, 2));
+    }
+
+    #[test]
+    fn gauges_are_asked_of_whoever_is_still_there() {
+        struct Two;
+        impl Observe for Two {
+            fn observe(&self, _: Timestamp) -> Observed {
+                Observed { endpoints: vec![("ready", 2)], budget_remaining: None }
+            }
+        }
+        let metrics = DestinationMetrics::new("a".into());
+        assert!(metrics.observe(Timestamp::ZERO).is_none());
+        let two: Arc<dyn Observe> = Arc::new(Two);
+        metrics.observed_by(Arc::downgrade(&two));
+        assert_eq!(
+            metrics.observe(Timestamp::ZERO).map(|seen| seen.endpoints),
+            Some(vec![("ready", 2)])
+        );
+        drop(two);
+        assert!(metrics.observe(Timestamp::ZERO).is_none());
+    }
+
+    #[test]
+    fn refusals_are_counted_by_flag() {
+        let metrics = DestinationMetrics::new("a".into());
+        metrics.shed(ErrorKind::Overflow);
+        metrics.shed(ErrorKind::Overflow);
+        assert_eq!(metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::Overflow, 2)]);
+    }
+}

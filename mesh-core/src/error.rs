@@ -98,6 +98,8 @@ kinds! {
     Dns = "dns_resolution_failed" "DF" 503 "dns_error",
     /// The server sheds load.
     Shed = "overload_shed" "OM" 503 "http_request_denied",
+    /// The handler panicked.
+    Panic = "handler_panicked" "HP" 500 "proxy_internal_error",
     /// The endpoint's certificate proves another identity than the destination allows.
     TlsIdentity = "tls_identity_mismatch" "NTM" 503 "tls_certificate_error",
     /// The endpoint's certificate is expired or not yet valid.
@@ -262,7 +264,7 @@ impl Error {
             K::RateLimited | K::Shed => GrpcCode::RESOURCE_EXHAUSTED,
             K::Denied | K::ExternalDenied => GrpcCode::PERMISSION_DENIED,
             K::CallerGone => GrpcCode::CANCELLED,
-            K::CallerProtocol | K::EndpointProtocol => GrpcCode::INTERNAL,
+            K::CallerProtocol | K::EndpointProtocol | K::Panic => GrpcCode::INTERNAL,
             _ => GrpcCode::UNAVAILABLE,
         }
     }

@@ -41,11 +41,7 @@ impl Outcome {
     /// Reads an HTTP status that is no gRPC answer.
     #[must_use]
     pub fn of_http(status: StatusCode) -> Self {
-        if status.is_server_error() {
-            Self::Failure(Failure::Http(status))
-        } else {
-            Self::Success
-        }
+        if status.is_server_error() { Self::Failure(Failure::Http(status)) } else { Self::Success }
     }
 
     /// Reads a gRPC status.

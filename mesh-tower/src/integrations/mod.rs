@@ -1,0 +1,6 @@
+//! The mesh in other libraries' words, each behind the feature of its name.
+
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(feature = "tonic")]
+mod tonic;

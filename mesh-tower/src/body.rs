@@ -58,6 +58,11 @@ impl Body {
         }
     }
 
+    /// Whether frames are still to be produced, instead of lying ready in memory.
+    pub(crate) const fn is_stream(&self) -> bool {
+        matches!(self.0, Kind::Stream(_))
+    }
+
     /// A second copy, if the body is known in full; `None` for a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {

@@ -5,6 +5,7 @@ pub mod body;
 pub mod clock;
 mod integrations;
 pub mod listen;
+pub mod connect;
 pub mod telemetry;
 
 pub use body::{Body, BoxError};

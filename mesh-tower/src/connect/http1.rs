@@ -1,0 +1,395 @@
+//! HTTP/1: a pool of connections, and one exchange over one of them.
+//!
+//! A connection is not a task. It is the pair of hyper's handle and hyper's connection, and
+//! whoever waits for a response polls the connection itself: one readiness event of the socket
+//! wakes one task once, and no message crosses tasks.
+//!
+//! ```text
+//! take pair ─► poll connection (muted) ─► hand request over ─► poll connection until the head
+//!    ▲             closed? drop it, next                              │ complete already: ┐
+//!    └── idle ◄── body read to its end ◄── poll connection per frame ◄┘                   │
+//!         ▲───────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Why the response future and the body channel are polled with a waker that does nothing: both
+//! are fed only from inside the connection's own poll, which this task runs. The connection gets
+//! the real waker.
+//!
+//! The pool is last in, first out, so that surplus connections stay at its bottom and run into
+//! the idle timeout. It reads no clock: it keeps the smallest length since the last sweep, and a
+//! sweep closes that many from the bottom, which nobody can have used since.
+
+use super::body::ResponseBody;
+use super::dial::Transport;
+use super::error::{self, SendError};
+use super::{Connections, Settings};
+use crate::body::{Body, BoxError};
+use bytes::Bytes;
+use http::uri::{Parts, PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use mesh_core::{Error, ErrorKind};
+use parking_lot::Mutex;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use tokio::task::AbortHandle;
+
+/// One HTTP/1 connection, driven by whoever holds it.
+pub(super) struct Pair {
+    sender: SendRequest<Outgoing>,
+    connection: Connection<TokioIo<Transport>, Outgoing>,
+    /// A streamed request body is not yet at its end.
+    uploading: Arc<AtomicBool>,
+    closed: bool,
+}
+
+impl Pair {
+    /// Starts HTTP/1 on a fresh transport.
+    pub(super) async fn handshake(
+        transport: Transport,
+        settings: &Settings,
+    ) -> Result<Box<Self>, Error> {
+        let mut builder = Builder::new();
+        builder.max_header_size(settings.max_response_head);
+        let (sender, connection) =
+            builder.handshake(TokioIo::new(transport)).await.map_err(error::of_http1)?;
+        let uploading = Arc::new(AtomicBool::new(false));
+        Ok(Box::new(Self { sender, connection, uploading, closed: false }))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        // The error, if any, also reaches the response future or the body, which report it.
+        if !self.closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
+            self.closed = true;
+        }
+    }
+
+    /// Looks whether the endpoint has closed the idle connection meanwhile, and takes this
+    /// task's wakers of the last exchange out of it.
+    fn is_usable(&mut self) -> bool {
+        self.poll(&mut Context::from_waker(Waker::noop()));
+        self.is_idle()
+    }
+
+    /// The last exchange is over in both directions, and the endpoint will take another.
+    fn is_idle(&self) -> bool {
+        !self.closed && self.sender.is_ready()
+    }
+}
+
+/// The idle connections to one endpoint.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<Idle>);
+
+#[derive(Default)]
+struct Idle {
+    #[expect(clippy::vec_box, reason = "a pair is large and changes hands with every call")]
+    pairs: Vec<Box<Pair>>,
+    /// Fewest pairs at any moment since the last sweep.
+    untouched: usize,
+}
+
+impl Pool {
+    /// The connection used last, if it is still open.
+    pub(super) fn take(&self) -> Option<Box<Pair>> {
+        loop {
+            let mut pair = {
+                let mut idle = self.0.lock();
+                let pair = idle.pairs.pop()?;
+                idle.untouched = idle.untouched.min(idle.pairs.len());
+                pair
+            };
+            if pair.is_usable() {
+                return Some(pair);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next call, or closes it when there are `limit` already.
+    pub(super) fn put(&self, pair: Box<Pair>, limit: usize) {
+        let mut idle = self.0.lock();
+        if idle.pairs.len() < limit {
+            idle.pairs.push(pair);
+        } else {
+            drop(idle);
+        }
+    }
+
+    /// Closes what nobody used since the last sweep, and what the endpoint has closed. Says
+    /// whether any are left.
+    pub(super) fn sweep(&self) -> bool {
+        // Declared first, hence dropped last: sockets are closed outside the lock.
+        let mut surplus = Vec::new();
+        let mut idle = self.0.lock();
+        let untouched = idle.untouched;
+        surplus.extend(idle.pairs.drain(..untouched));
+        let mut at = 0;
+        while let Some(pair) = idle.pairs.get_mut(at) {
+            if pair.is_usable() {
+                at += 1;
+            } else {
+                surplus.push(idle.pairs.remove(at));
+            }
+        }
+        idle.untouched = idle.pairs.len();
+        idle.untouched > 0
+    }
+
+    /// Closes all.
+    pub(super) fn clear(&self) {
+        let pairs = std::mem::take(&mut self.0.lock().pairs);
+        drop(pairs);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().pairs.len()
+    }
+}
+
+/// A connection in use by one exchange; dropping it closes the connection, which cancels.
+pub(super) struct Lease {
+    pair: Option<Box<Pair>>,
+    owner: Arc<Connections>,
+}
+
+impl Lease {
+    pub(super) fn new(pair: Box<Pair>, owner: &Arc<Connections>) -> Self {
+        owner.active.fetch_add(1, Ordering::Relaxed);
+        Self { pair: Some(pair), owner: Arc::clone(owner) }
+    }
+
+    /// The next frame of the response, driving the connection.
+    pub(super) fn poll_frame(
+        &mut self,
+        incoming: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut muted = Context::from_waker(Waker::noop());
+        let mut frame = Pin::new(&mut *incoming).poll_frame(&mut muted);
+        if frame.is_pending()
+            && let Some(pair) = &mut self.pair
+        {
+            pair.poll(cx);
+            if pair.closed {
+                // Ends the body with the reason, if it had not ended.
+                self.pair = None;
+            }
+            frame = Pin::new(&mut *incoming).poll_frame(&mut muted);
+        }
+        frame
+    }
+
+    /// Whether the exchange is over, so that the connection can go back.
+    pub(super) fn is_over(&self) -> bool {
+        self.pair.as_ref().is_none_or(|pair| pair.closed || pair.is_idle())
+    }
+
+    /// Gives the connection to the next call, if it can carry one.
+    pub(super) fn finish(mut self) {
+        if let Some(mut pair) = self.pair.take()
+            && (pair.is_idle() || pair.is_usable())
+        {
+            self.owner.park(pair);
+        }
+    }
+
+    /// Lets the connection go on by itself until the exchange is over.
+    fn detach(mut self) -> Option<AbortHandle> {
+        let pair = self.pair.take()?;
+        Some(tokio::spawn(pair.connection).abort_handle())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.owner.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Sends one request over `pair` and waits for the head of the response.
+///
+/// # Errors
+///
+/// With the request when the connection turned out to be closed before anything was written.
+pub(super) async fn exchange(
+    owner: &Arc<Connections>,
+    mut pair: Box<Pair>,
+    request: Request<Body>,
+) -> Result<Response<ResponseBody>, SendError> {
+    let request = request.map(|body| Outgoing::new(body, &pair.uploading));
+    if wants_upgrade(&request) {
+        return upgrade(pair, request).await;
+    }
+
+    let mut response = pin!(pair.sender.try_send_request(request));
+    let mut lease = Lease::new(pair, owner);
+    let head = poll_fn(|cx| {
+        let mut muted = Context::from_waker(Waker::noop());
+        if let Some(pair) = &mut lease.pair {
+            pair.poll(cx);
+            if pair.closed {
+                // A response future that is still waiting learns of the end from this drop.
+                if let Poll::Ready(head) = response.as_mut().poll(&mut muted) {
+                    return Poll::Ready(head);
+                }
+                lease.pair = None;
+            }
+        }
+        response.as_mut().poll(&mut muted)
+    })
+    .await;
+
+    let response = match head {
+        Ok(response) => response,
+        Err(mut failed) => {
+            let request = failed.take_message();
+            return Err(send_error(failed.into_error(), request));
+        }
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let message = "the endpoint switched protocols (101) without being asked";
+        return Err(SendError::lost(Error::new(ErrorKind::EndpointProtocol, message).after_send()));
+    }
+    let uploading = match &lease.pair {
+        Some(pair) => !pair.closed && pair.uploading.load(Ordering::Acquire),
+        None => false,
+    };
+    Ok(response.map(|incoming| {
+        if lease.is_over() {
+            // What is left of a short body waits in its channel; the connection is free.
+            lease.finish();
+            ResponseBody::detached(incoming, None)
+        } else if uploading {
+            // The caller may wait for the response before it goes on with the request, or the
+            // other way round; only a task of its own serves both.
+            ResponseBody::detached(incoming, lease.detach())
+        } else {
+            ResponseBody::driven(incoming, lease)
+        }
+    }))
+}
+
+/// Sends a request after which the connection may stop to be HTTP: `Upgrade` or CONNECT.
+///
+/// The connection becomes a task from the start, since hyper hands the raw stream over from
+/// there.
+async fn upgrade(
+    pair: Box<Pair>,
+    request: Request<Outgoing>,
+) -> Result<Response<ResponseBody>, SendError> {
+    let Pair { mut sender, connection, .. } = *pair;
+    let response = sender.try_send_request(request);
+    let task = tokio::spawn(connection.with_upgrades()).abort_handle();
+    match response.await {
+        Ok(response) => {
+            // Once the stream is handed over, its owner ends it.
+            let handed_over = response.extensions().get::<OnUpgrade>().is_some();
+            let task = (!handed_over).then_some(task);
+            Ok(response.map(|incoming| ResponseBody::detached(incoming, task)))
+        }
+        Err(mut failed) => {
+            let request = failed.take_message();
+            Err(send_error(failed.into_error(), request))
+        }
+    }
+}
+
+fn send_error(error: hyper::Error, request: Option<Request<Outgoing>>) -> SendError {
+    match request {
+        Some(request) => {
+            let message = "the endpoint had closed the connection before the request was written";
+            let error = Error::new(ErrorKind::ConnectionClosed, message).with_source(error);
+            SendError::unsent(error, request.map(Outgoing::into_inner))
+        }
+        None => SendError::lost(error::of_http1(error)),
+    }
+}
+
+fn wants_upgrade<B>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
+}
+
+/// Writes the request as HTTP/1 wants it: the target in origin form, the authority in one `Host`.
+///
+/// Source: RFC 9112, section 3.2.
+pub(super) fn canonical(request: &mut Request<Body>) {
+    if request.method() == Method::CONNECT || request.uri().authority().is_none() {
+        return;
+    }
+    let uri = std::mem::take(request.uri_mut());
+    let Parts { authority, path_and_query, .. } = uri.into_parts();
+    let host = authority.as_ref().map_or("", |authority| host_port(authority.as_str()));
+    if let Ok(host) = HeaderValue::from_str(host) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let mut parts = Parts::default();
+    parts.path_and_query = Some(path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// An authority without its userinfo.
+pub(super) fn host_port(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// The body as hyper takes it over; while a stream has not ended, the pair knows.
+pub(super) struct Outgoing {
+    body: Body,
+    uploading: Option<Arc<AtomicBool>>,
+}
+
+impl Outgoing {
+    fn new(body: Body, uploading: &Arc<AtomicBool>) -> Self {
+        let uploading = body.is_stream().then(|| {
+            uploading.store(true, Ordering::Release);
+            Arc::clone(uploading)
+        });
+        Self { body, uploading }
+    }
+
+    fn into_inner(mut self) -> Body {
+        std::mem::take(&mut self.body)
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some(uploading) = &self.uploading {
+            uploading.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair").field("closed", &self.closed).finish_non_exhaustive()
+    }
+}

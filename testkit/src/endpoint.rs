@@ -21,13 +21,14 @@ mod socket;
 
 pub use reply::{Broken, Reply, ReplyBody};
 pub use socket::BlackHole;
+pub(crate) use socket::Resettable;
 
 use http::{Method, Request, Response, Uri, Version, request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use socket::{Held, Resettable};
+use socket::Held;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;

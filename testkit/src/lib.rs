@@ -3,12 +3,16 @@
 //! - [`contract`]: the one test that every layer passes.
 //! - [`endpoint`]: scripted endpoints on real loopback sockets.
 //! - [`greeter`]: a gRPC service with all four shapes of a call.
+//! - [`net`]: certificates, and a faulty network in user space.
+//! - [`parts`]: real programs, or the reason why a test is skipped.
 //!
 //! A development dependency only: nothing here is meant for production.
 
 pub mod contract;
 pub mod endpoint;
 pub mod greeter;
+pub mod net;
+pub mod parts;
 mod wait;
 
 pub use wait::until;

@@ -1,0 +1,122 @@
+//! Real programs that a test runs against, when they are there.
+//!
+//! A test that needs one asks [`find`] and returns when there is none: the reason is then on
+//! its output, with the way to install it. `cargo xtask test` installs them as root on Debian.
+//!
+//! ```
+//! let Some(curl) = testkit::parts::find("h1_by_curl", "curl") else { return };
+//! assert!(curl.is_absolute());
+//! ```
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Program, and the Debian package that has it.
+const PACKAGES: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("h2load", "nghttp2-client"),
+    ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
+    ("named", "bind9"),
+    ("nghttp", "nghttp2-client"),
+    ("nginx", "nginx-light"),
+    ("nsupdate", "bind9-dnsutils"),
+    ("openssl", "openssl"),
+    ("promtool", "prometheus"),
+    ("python3", "python3-venv"),
+];
+
+/// The program's full path, or `None` after printing that `test` is skipped and why.
+///
+/// Looks in `PATH` and in the folders for system programs.
+#[must_use]
+pub fn find(test: &str, program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file());
+    if found.is_none() {
+        let package = PACKAGES.iter().find(|(known, _)| *known == program);
+        let how = package.map_or_else(
+            || "put it on PATH".to_owned(),
+            |(_, package)| format!("apt-get install {package}"),
+        );
+        skip(test, &format!("{program} is not installed ({how})"));
+    }
+    found
+}
+
+/// The interpreter of the virtual environment that `cargo xtask test` makes under `target/`, if
+/// it can import `module`; otherwise prints the skip.
+#[must_use]
+pub fn find_python(test: &str, module: &str) -> Option<PathBuf> {
+    let own = target().join("venv/bin/python");
+    let python = if own.is_file() { own } else { find(test, "python3")? };
+    let imports = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !imports {
+        let how = format!("cargo xtask test, or: pip install {}", package_of(module));
+        skip(test, &format!("Python's {module} is not installed ({how})"));
+        return None;
+    }
+    Some(python)
+}
+
+/// The distribution on PyPI that carries a module.
+fn package_of(module: &str) -> &str {
+    if module == "grpc" { "grpcio" } else { module }
+}
+
+/// Whether the test may make network namespaces; otherwise prints the skip.
+#[must_use]
+pub fn may_use_namespaces(test: &str) -> bool {
+    let Some(ip) = find(test, "ip") else { return false };
+    let name = format!("testkit-{}", std::process::id());
+    let run = |verb: &str| {
+        let output = Command::new(&ip).args(["netns", verb, &name]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let may = run("add");
+    if may {
+        run("delete");
+    } else {
+        skip(test, "network namespaces need root (run the tests as root)");
+    }
+    may
+}
+
+/// Prints that `test` is skipped, and why, in the one form that `cargo xtask test` collects.
+pub fn skip(test: &str, reason: &str) {
+    // The line is for people and for xtask: it belongs on the test's own output.
+    #[allow(clippy::print_stderr)]
+    {
+        eprintln!("skipped: {test}: {reason}");
+    }
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_found_with_its_full_path() {
+        let shell = find("parts", "sh").expect("every Unix has sh");
+        assert!(shell.is_absolute());
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_made_up() {
+        assert_eq!(find("parts", "no-such-program-as-this"), None);
+    }
+}

@@ -3,10 +3,11 @@
 pub mod answer;
 pub mod body;
 pub mod clock;
+pub mod connect;
 mod integrations;
 pub mod listen;
-pub mod connect;
 pub mod telemetry;
+pub mod tls;
 
 pub use body::{Body, BoxError};
 pub use listen::Listener;

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// How long one address may stay silent before the next is tried beside it.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -30,6 +31,7 @@ pub struct Transport(Kind);
 
 enum Kind {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<Transport>>),
     Other(Box<dyn Io>),
 }
 
@@ -38,6 +40,10 @@ impl Transport {
     /// `tokio::io::duplex` in tests.
     pub fn new(stream: impl Io) -> Self {
         Self(Kind::Other(Box::new(stream)))
+    }
+
+    pub(crate) fn tls(stream: TlsStream<Self>) -> Self {
+        Self(Kind::Tls(Box::new(stream)))
     }
 }
 
@@ -51,6 +57,7 @@ impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Tcp(stream) => stream.fmt(f),
+            Kind::Tls(stream) => stream.get_ref().0.fmt(f),
             Kind::Other(_) => f.write_str("Transport"),
         }
     }
@@ -64,6 +71,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Kind::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Kind::Other(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
@@ -77,6 +85,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Kind::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Kind::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Kind::Other(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -88,6 +97,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Kind::Other(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
@@ -95,6 +105,7 @@ impl AsyncWrite for Transport {
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
             Kind::Tcp(stream) => stream.is_write_vectored(),
+            Kind::Tls(stream) => stream.is_write_vectored(),
             Kind::Other(stream) => stream.is_write_vectored(),
         }
     }
@@ -102,6 +113,7 @@ impl AsyncWrite for Transport {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Kind::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Other(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -109,6 +121,7 @@ impl AsyncWrite for Transport {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Kind::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Other(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

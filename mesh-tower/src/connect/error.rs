@@ -1,6 +1,7 @@
 //! Errors: what went wrong on a connection, and whether the application can have seen the call.
 
 use crate::body::Body;
+use crate::tls;
 use http::Request;
 use mesh_core::{Error, ErrorKind};
 use std::error::Error as StdError;
@@ -74,6 +75,9 @@ pub(super) fn of_connect_timeout(addresses: &[SocketAddr], timeout: Duration) ->
 
 /// A failure of an HTTP/1 exchange, or of its body, once the request is on its way.
 pub(super) fn of_http1(error: hyper::Error) -> Error {
+    if let Some(refused) = tls::alert(&error) {
+        return refused.with_source(error);
+    }
     let (kind, message) = if error.is_user() {
         (ErrorKind::CallerGone, format!("the request's body failed: {}", chain(&error)))
     } else if error.is_parse() {
@@ -107,6 +111,9 @@ pub(super) fn of_http1(error: hyper::Error) -> Error {
 /// Two answers prove that no application saw the request: the code REFUSED_STREAM, and a GOAWAY
 /// whose last stream is older (RFC 9113, sections 8.7 and 6.8).
 pub(super) fn of_http2(error: h2::Error) -> Error {
+    if let Some(refused) = error.get_io().and_then(|io| tls::alert(io)) {
+        return refused.with_source(error);
+    }
     if error.is_go_away() && error.is_remote() {
         let message = "the endpoint is closing the connection (GOAWAY) and left the request out";
         return Error::new(ErrorKind::ConnectionClosed, message).with_source(error);

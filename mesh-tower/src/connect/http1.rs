@@ -26,7 +26,7 @@ use super::{Connections, Settings};
 use crate::body::{Body, BoxError};
 use bytes::Bytes;
 use http::uri::{Parts, PathAndQuery};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
@@ -222,8 +222,9 @@ impl Drop for Lease {
 pub(super) async fn exchange(
     owner: &Arc<Connections>,
     mut pair: Box<Pair>,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Result<Response<ResponseBody>, SendError> {
+    canonical(&mut request, owner);
     let request = request.map(|body| Outgoing::new(body, &pair.uploading));
     if wants_upgrade(&request) {
         return upgrade(pair, request).await;
@@ -320,19 +321,22 @@ fn wants_upgrade<B>(request: &Request<B>) -> bool {
 /// Writes the request as HTTP/1 wants it: the target in origin form, the authority in one `Host`.
 ///
 /// Source: RFC 9112, section 3.2.
-pub(super) fn canonical(request: &mut Request<Body>) {
-    if request.method() == Method::CONNECT || request.uri().authority().is_none() {
-        return;
+fn canonical(request: &mut Request<Body>, owner: &Connections) {
+    *request.version_mut() = Version::HTTP_11;
+    if request.method() != Method::CONNECT && request.uri().authority().is_some() {
+        let Parts { authority, path_and_query, .. } =
+            std::mem::take(request.uri_mut()).into_parts();
+        let host = authority.as_ref().map_or("", |authority| host_port(authority.as_str()));
+        if let Ok(host) = HeaderValue::from_str(host) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        // A path alone is a whole target.
+        let path = path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+    } else if !request.headers().contains_key(header::HOST) {
+        let host = HeaderValue::from_str(&owner.name());
+        request.headers_mut().insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
     }
-    let uri = std::mem::take(request.uri_mut());
-    let Parts { authority, path_and_query, .. } = uri.into_parts();
-    let host = authority.as_ref().map_or("", |authority| host_port(authority.as_str()));
-    if let Ok(host) = HeaderValue::from_str(host) {
-        request.headers_mut().insert(header::HOST, host);
-    }
-    let mut parts = Parts::default();
-    parts.path_and_query = Some(path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
 /// An authority without its userinfo.

@@ -229,11 +229,7 @@ impl Group {
         }
         let opening = self.openings.fetch_add(1, Ordering::AcqRel) + 1;
         match open().await {
-            Ok(connection) => {
-                let stream = connection.overbook();
-                self.add(connection);
-                Ok(stream)
-            }
+            Ok(connection) => Ok(self.share(connection)),
             Err(error) => {
                 *self.failed.lock() = Some((opening, error.clone()));
                 Err(error)
@@ -241,11 +237,19 @@ impl Group {
         }
     }
 
-    /// Shares one more connection. Call it only from the one who opened it.
-    fn add(&self, connection: Arc<Multiplexed>) {
+    /// Shares a connection that was opened elsewhere.
+    pub(super) async fn add(&self, connection: Arc<Multiplexed>) -> Stream {
+        let _turn = self.opening.lock().await;
+        self.share(connection)
+    }
+
+    /// Call it only with the turn: it replaces the whole list.
+    fn share(&self, connection: Arc<Multiplexed>) -> Stream {
+        let stream = connection.overbook();
         let mut connections = self.open_ones();
         connections.push(connection);
         self.connections.store(connections);
+        stream
     }
 
     fn open_ones(&self) -> Vec<Arc<Multiplexed>> {

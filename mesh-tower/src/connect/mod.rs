@@ -20,10 +20,12 @@ pub use error::SendError;
 pub use settings::{Protocol, Settings};
 
 use crate::body::Body;
-use http::{HeaderValue, Request, Response, header};
+use crate::tls::Offer;
+use http::{Request, Response, header};
 use http1::Pair;
 use http2::Multiplexed;
 use mesh_core::{Error, ErrorKind};
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -55,6 +57,8 @@ pub struct Connections {
     http2: http2::Group,
     /// HTTP/1 exchanges under way.
     active: AtomicUsize,
+    /// The handshake chose HTTP/2 where both were offered.
+    chose_http2: AtomicBool,
     draining: AtomicBool,
     sweeping: AtomicBool,
 }
@@ -71,6 +75,12 @@ pub struct Counts {
     pub http2: usize,
     /// Calls on all HTTP/2 connections.
     pub h2_streams: usize,
+}
+
+/// An open connection, of either version.
+enum Opened {
+    Http1(Box<Pair>),
+    Http2(Arc<Multiplexed>),
 }
 
 impl Connections {
@@ -90,6 +100,7 @@ impl Connections {
             idle: http1::Pool::default(),
             http2: http2::Group::new(),
             active: AtomicUsize::new(0),
+            chose_http2: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
         }
@@ -112,12 +123,12 @@ impl Connections {
         request: Request<Body>,
         protocol: Protocol,
     ) -> Result<Response<ResponseBody>, SendError> {
-        let http2 = match protocol {
-            Protocol::Http1 => false,
-            Protocol::Http2 => true,
-            Protocol::Auto => is_grpc(&request),
-        };
-        if http2 { self.send_http2(request).await } else { self.send_http1(request).await }
+        let offer = self.offer(protocol, || is_grpc(&request));
+        if offer == Offer::Http2 {
+            self.send_http2(request).await
+        } else {
+            self.send_http1(request, offer).await
+        }
     }
 
     /// Opens one connection and keeps it for the next call: says whether the endpoint can be
@@ -127,12 +138,28 @@ impl Connections {
     ///
     /// As [`Connections::send`] before anything is written.
     pub async fn probe(self: &Arc<Self>, protocol: Protocol) -> Result<(), Error> {
-        if protocol == Protocol::Http2 {
-            self.stream().await?;
-        } else {
-            self.park(self.open_http1().await?);
+        match self.open(self.offer(protocol, || false)).await? {
+            Opened::Http1(pair) => self.park(pair),
+            Opened::Http2(connection) => {
+                self.http2.add(connection).await;
+                self.sweep_later();
+            }
         }
         Ok(())
+    }
+
+    /// What to ask the endpoint for: under [`Protocol::Auto`], HTTP/2 where we know that it is
+    /// spoken or the call needs it, what the handshake yields where there is one, else HTTP/1.
+    fn offer(&self, protocol: Protocol, needs_http2: impl FnOnce() -> bool) -> Offer {
+        match protocol {
+            Protocol::Http1 => Offer::Http1,
+            Protocol::Http2 => Offer::Http2,
+            Protocol::Auto if self.chose_http2.load(Ordering::Relaxed) || needs_http2() => {
+                Offer::Http2
+            }
+            Protocol::Auto if self.secure() => Offer::Either,
+            Protocol::Auto => Offer::Http1,
+        }
     }
 
     /// How many connections there are now.
@@ -157,11 +184,8 @@ impl Connections {
     async fn send_http1(
         self: &Arc<Self>,
         mut request: Request<Body>,
+        offer: Offer,
     ) -> Result<Response<ResponseBody>, SendError> {
-        http1::canonical(&mut request);
-        if !request.headers().contains_key(header::HOST) {
-            request.headers_mut().insert(header::HOST, self.fallback_host());
-        }
         while let Some(pair) = self.idle.take() {
             match http1::exchange(self, pair, request).await {
                 // It closed under our hands; nothing was written, so the next may have it.
@@ -169,8 +193,14 @@ impl Connections {
                 answer => return answer,
             }
         }
-        match self.open_http1().await {
-            Ok(pair) => http1::exchange(self, pair, request).await,
+        match self.open(offer).await {
+            Ok(Opened::Http1(pair)) => http1::exchange(self, pair, request).await,
+            Ok(Opened::Http2(connection)) => {
+                let stream = self.http2.add(connection).await;
+                self.chose_http2.store(true, Ordering::Relaxed);
+                self.sweep_later();
+                http2::exchange(stream, request, self.secure()).await
+            }
             Err(error) => Err(SendError::unsent(error, request)),
         }
     }
@@ -179,19 +209,16 @@ impl Connections {
         self: &Arc<Self>,
         mut request: Request<Body>,
     ) -> Result<Response<ResponseBody>, SendError> {
-        let mut fresh = false;
         loop {
-            let stream = match self.http2.reserve() {
-                Some(stream) => stream,
-                None => {
-                    fresh = true;
-                    match self.stream().await {
-                        Ok(stream) => stream,
-                        Err(error) => return Err(SendError::unsent(error, request)),
-                    }
-                }
+            let (stream, fresh) = match self.http2.reserve() {
+                Some(stream) => (stream, false),
+                None => match self.stream().await {
+                    Ok(stream) => (stream, true),
+                    Err(error) => return Err(SendError::unsent(error, request)),
+                },
             };
-            match http2::exchange(stream, request, false).await {
+            match http2::exchange(stream, request, self.secure()).await {
+                // It closed under our hands; nothing was written, so the next may have it.
                 Err(SendError { request: Some(unsent), error })
                     if !fresh && error.kind() == ErrorKind::ConnectionClosed =>
                 {
@@ -209,20 +236,34 @@ impl Connections {
         Ok(stream)
     }
 
-    async fn open_http1(&self) -> Result<Box<Pair>, Error> {
-        self.within_timeout(async {
+    /// Opens a connection, TLS included, within the connect timeout.
+    async fn open(&self, offer: Offer) -> Result<Opened, Error> {
+        let opening = async {
             let transport = self.dial().await?;
-            Pair::handshake(transport, &self.settings).await
-        })
-        .await
+            let (transport, http2) = match &self.settings.tls {
+                Some(tls) => tls.connect(transport, &self.name(), offer).await?,
+                None => (transport, offer == Offer::Http2),
+            };
+            Ok(if http2 {
+                Opened::Http2(Multiplexed::handshake(transport, &self.settings).await?)
+            } else {
+                Opened::Http1(Pair::handshake(transport, &self.settings).await?)
+            })
+        };
+        let limit = self.settings.connect_timeout;
+        match timeout(limit, opening).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(error::of_connect_timeout(&self.addresses, limit)),
+        }
     }
 
     async fn open_http2(&self) -> Result<Arc<Multiplexed>, Error> {
-        self.within_timeout(async {
-            let transport = self.dial().await?;
-            Multiplexed::handshake(transport, &self.settings).await
-        })
-        .await
+        match self.open(Offer::Http2).await? {
+            Opened::Http2(connection) => Ok(connection),
+            Opened::Http1(_) => {
+                Err(Error::new(ErrorKind::Tls, "the endpoint does not speak HTTP/2 (ALPN)"))
+            }
+        }
     }
 
     async fn dial(&self) -> Result<Transport, Error> {
@@ -231,14 +272,16 @@ impl Connections {
             .map_err(|(address, failed)| error::of_dial(address, failed))
     }
 
-    async fn within_timeout<T>(
-        &self,
-        opening: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let limit = self.settings.connect_timeout;
-        match timeout(limit, opening).await {
-            Ok(opened) => opened,
-            Err(_elapsed) => Err(error::of_connect_timeout(&self.addresses, limit)),
+    fn secure(&self) -> bool {
+        self.settings.tls.is_some()
+    }
+
+    /// The endpoint's own name, else its address.
+    fn name(&self) -> Cow<'_, str> {
+        match (&self.hostname, self.addresses.first()) {
+            (Some(hostname), _) => Cow::Borrowed(hostname),
+            (None, Some(address)) => Cow::Owned(address.ip().to_string()),
+            (None, None) => Cow::Borrowed(""),
         }
     }
 
@@ -266,15 +309,6 @@ impl Connections {
             // A body was read to its end outside of any runtime; the next call sees to it.
             Err(_) => self.sweeping.store(false, Ordering::Release),
         }
-    }
-
-    fn fallback_host(&self) -> HeaderValue {
-        let name = match (&self.hostname, self.addresses.first()) {
-            (Some(hostname), _) => hostname.to_string(),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => String::new(),
-        };
-        HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static(""))
     }
 }
 

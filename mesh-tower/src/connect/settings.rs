@@ -1,6 +1,7 @@
 //! What the connections to the endpoints of one destination have in common.
 
 use super::dial::{Dial, Tcp};
+use crate::tls;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     pub http2_connection_window: u32,
     /// Largest response head, in bytes. 64 KiB.
     pub max_response_head: usize,
+    /// Speaks TLS to the endpoints. `None`: plaintext.
+    pub tls: Option<Arc<tls::Client>>,
     /// Opens sockets; tests script their own.
     pub dial: Arc<dyn Dial>,
 }
@@ -57,6 +60,7 @@ impl Default for Settings {
             http2_stream_window: 2 * 1024 * 1024,
             http2_connection_window: 5 * 1024 * 1024,
             max_response_head: 64 * 1024,
+            tls: None,
             dial: Arc::new(Tcp::default()),
         }
     }

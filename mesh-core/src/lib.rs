@@ -5,12 +5,14 @@
 //! or opens a socket: `now: Timestamp` and `draw: &mut impl Draw` are arguments, so that a plain
 //! function call reproduces every decision.
 
+pub mod deadline;
 mod draw;
 mod error;
 mod name;
 mod outcome;
 mod swap;
 mod time;
+pub mod trace_context;
 
 pub use draw::Draw;
 pub use error::{Error, ErrorKind};

@@ -6,9 +6,12 @@ pub mod clock;
 pub mod connect;
 mod integrations;
 pub mod listen;
+pub mod server;
 pub mod telemetry;
 pub mod tls;
 
 pub use body::{Body, BoxError};
+#[cfg(feature = "reqwest")]
+pub use integrations::reqwest::SendVia;
 pub use listen::Listener;
 pub use mesh_core::{Error, ErrorKind};

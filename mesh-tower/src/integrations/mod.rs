@@ -2,5 +2,7 @@
 
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(feature = "reqwest")]
+pub(crate) mod reqwest;
 #[cfg(feature = "tonic")]
 mod tonic;

@@ -1,0 +1,739 @@
+//! Hygiene: what comes in is either refused or leaves us in one canonical form.
+//!
+//! - *Target and authority*: one valid `Host`, or the target's own authority, which wins; origin
+//!   form on the way out; no userinfo; the path in its one spelling ([`crate::path`]).
+//! - *Hop by hop*: the fields that `Connection` lists, `Connection` itself and its relatives end
+//!   here; `Upgrade` goes on only where it is asked for properly, and never for `h2c`; `TE` only
+//!   as `trailers`.
+//! - *Framing*: `Content-Length` and `Transfer-Encoding` end here; the body we send is framed
+//!   anew by its own length.
+//! - *Trust*: `x-forwarded-client-cert` is ours alone to set. From a peer without a verified
+//!   identity, `X-Forwarded-*`, `Forwarded` and the control fields of proxies (`x-envoy-*`,
+//!   `x-original-url`, `x-rewrite-url`) have no effect. A name with `_` counts as the one with `-`.
+//!
+//! One pass over the names finds what there is to do; a request without any of it is not touched,
+//! but for the address of the client, which is made once per connection.
+//!
+//! Source: RFC 9110 sections 7.2 and 7.6, RFC 9112 section 3.2, RFC 9113 section 8.
+
+use crate::path;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use mesh_tower::listen::Peer;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+/// Longest target, in bytes.
+const TARGET_LIMIT: usize = 16 * 1024;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// Why a request is refused: the status and the sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) message: Cow<'static, str>,
+}
+
+const fn bad(message: &'static str) -> Refusal {
+    Refusal { status: StatusCode::BAD_REQUEST, message: Cow::Borrowed(message) }
+}
+
+/// What the fields of one connection's requests are set to; made once per connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge {
+    forwarded_for: HeaderValue,
+    forwarded_proto: HeaderValue,
+    client_cert: Option<HeaderValue>,
+    /// The peer proved who it is, so what it says of others is believed.
+    trusted: bool,
+}
+
+impl Edge {
+    /// For a connection from `peer`, over TLS or not.
+    pub(crate) fn new(peer: &Peer, tls: bool) -> Self {
+        let client_cert = peer.identity().and_then(|identity| {
+            // Quoted as Envoy's format has it; an identity that needs escaping is not passed on.
+            let plain = identity.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+            plain.then(|| HeaderValue::try_from(format!("URI=\"{identity}\"")).ok())?
+        });
+        Self {
+            forwarded_for: address_value(peer.address()),
+            forwarded_proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
+            client_cert,
+            trusted: peer.identity().is_some(),
+        }
+    }
+}
+
+fn address_value(address: SocketAddr) -> HeaderValue {
+    // An address is visible ASCII, so this is never the fallback.
+    HeaderValue::try_from(address.ip().to_canonical().to_string())
+        .unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// What the names of a request say there is to do; a set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Work(u16);
+
+impl Work {
+    const CONNECTION: Self = Self(1);
+    const HOP: Self = Self(1 << 1);
+    const FRAMING: Self = Self(1 << 2);
+    const TE: Self = Self(1 << 3);
+    const UPGRADE: Self = Self(1 << 4);
+    const EXPECT: Self = Self(1 << 5);
+    const IDENTITY: Self = Self(1 << 6);
+    const UNTRUSTED: Self = Self(1 << 7);
+    const COOKIE: Self = Self(1 << 8);
+    const FORWARDED: Self = Self(1 << 9);
+
+    const fn has(self, work: Self) -> bool {
+        self.0 & work.0 != 0
+    }
+
+    fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().fold(0, |work, name| work | class(name.as_str()).0))
+    }
+}
+
+/// What a field of this name makes us do.
+fn class(name: &str) -> Work {
+    if name.contains('_') {
+        // Many servers behind us read `_` and `-` as the same.
+        return match class(&name.replace('_', "-")) {
+            work if work.0 == 0 => work,
+            _ => Work::IDENTITY,
+        };
+    }
+    match name.as_bytes() {
+        b"connection" => Work::CONNECTION,
+        b"keep-alive"
+        | b"proxy-connection"
+        | b"proxy-authorization"
+        | b"proxy-authenticate"
+        | b"http2-settings" => Work::HOP,
+        b"content-length" | b"transfer-encoding" => Work::FRAMING,
+        b"te" => Work::TE,
+        b"upgrade" => Work::UPGRADE,
+        b"expect" => Work::EXPECT,
+        b"cookie" => Work::COOKIE,
+        b"x-forwarded-client-cert" => Work::IDENTITY,
+        b"x-forwarded-for" => Work::FORWARDED,
+        b"forwarded"
+        | b"x-forwarded-host"
+        | b"x-forwarded-proto"
+        | b"x-forwarded-port"
+        | b"x-forwarded-prefix"
+        | b"x-real-ip"
+        | b"x-original-url"
+        | b"x-rewrite-url" => Work::UNTRUSTED,
+        name if name.starts_with(b"x-envoy-") => Work::UNTRUSTED,
+        _ => Work(0),
+    }
+}
+
+/// What the request asks for beyond an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Nothing.
+    Answer,
+    /// A switch to the protocol in `Upgrade`.
+    Upgrade,
+}
+
+/// Makes a request canonical.
+///
+/// # Errors
+/// When it must be refused.
+pub(crate) fn request<B>(request: &mut Request<B>, edge: &Edge) -> Result<Asks, Refusal> {
+    target(request)?;
+    let multiplexed = request.version() == Version::HTTP_2;
+    let headers = request.headers_mut();
+    let work = Work::of(headers);
+    let mut asks = Asks::Answer;
+    if work != Work::default() {
+        if work.has(Work::CONNECTION) && multiplexed {
+            return Err(bad("Connection in an HTTP/2 request"));
+        }
+        if work.has(Work::UPGRADE) {
+            asks = upgrade(headers, multiplexed);
+        }
+        if work.has(Work::CONNECTION) {
+            remove_listed(headers);
+        }
+        if work.has(Work::EXPECT) {
+            expect(headers)?;
+        }
+        remove(headers, work, edge.trusted);
+        if work.has(Work::COOKIE) && multiplexed {
+            join_cookies(headers);
+        }
+        if asks == Asks::Upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+    }
+    forward(headers, work, edge);
+    Ok(asks)
+}
+
+/// Checks target and `Host`, and brings an HTTP/1 target into origin form.
+fn target<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+    let uri = request.uri();
+    let path = uri.path();
+    if path.len() + uri.query().map_or(0, str::len) > TARGET_LIMIT {
+        return Err(Refusal {
+            status: StatusCode::URI_TOO_LONG,
+            message: "the target is above 16 KiB".into(),
+        });
+    }
+    if request.method() == Method::CONNECT {
+        return Err(Refusal {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            message: "CONNECT is not served here".into(),
+        });
+    }
+    let normal = if path.starts_with('/') {
+        path::normalize(path).map_err(|why| Refusal {
+            status: StatusCode::BAD_REQUEST,
+            message: why.to_string().into(),
+        })?
+    } else if path == "*" && request.method() == Method::OPTIONS {
+        None
+    } else {
+        return Err(bad("the target is no path"));
+    };
+    let multiplexed = request.version() == Version::HTTP_2;
+    let absolute = uri.scheme().is_some();
+    match (uri.authority(), absolute) {
+        (None, _) => check_host(request.headers())?,
+        (Some(_), false) => return Err(bad("the target is no path")),
+        (Some(authority), true) => {
+            if !is_authority(authority.as_str()) {
+                return Err(bad("the authority is not host or host:port"));
+            }
+            if uri.scheme() != Some(&Scheme::HTTP) && uri.scheme() != Some(&Scheme::HTTPS) {
+                return Err(bad("the scheme is neither http nor https"));
+            }
+            if !multiplexed {
+                check_host(request.headers())?;
+            }
+        }
+    }
+    if normal.is_some() || (absolute && !multiplexed) {
+        rewrite(request, normal, multiplexed)?;
+    } else if multiplexed && absolute {
+        request.headers_mut().remove(HOST);
+    }
+    Ok(())
+}
+
+/// Puts the normal path in; in HTTP/1 the authority of the target becomes `Host`.
+fn rewrite<B>(
+    request: &mut Request<B>,
+    normal: Option<String>,
+    multiplexed: bool,
+) -> Result<(), Refusal> {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(normal) = normal {
+        let query = parts.path_and_query.as_ref().and_then(PathAndQuery::query);
+        let text = match query {
+            Some(query) => format!("{normal}?{query}"),
+            None => normal,
+        };
+        parts.path_and_query =
+            Some(PathAndQuery::try_from(text).map_err(|_| bad("the target is no path"))?);
+    }
+    if multiplexed {
+        request.headers_mut().remove(HOST);
+    } else {
+        parts.scheme = None;
+        if let Some(authority) = parts.authority.take() {
+            request.headers_mut().insert(HOST, host_value(&authority)?);
+        }
+    }
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| bad("the target is no path"))?;
+    Ok(())
+}
+
+fn host_value(authority: &Authority) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_str(authority.as_str()).map_err(|_| bad("the authority is not text"))
+}
+
+/// Exactly one `Host`, and a valid one.
+fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            if host.to_str().is_ok_and(is_authority) {
+                Ok(())
+            } else {
+                Err(bad("Host is not host or host:port"))
+            }
+        }
+        (None, _) => Err(bad("no Host")),
+        (Some(_), Some(_)) => Err(bad("more than one Host")),
+    }
+}
+
+/// `host`, `host:port`, `[v6]` or `[v6]:port`, of letters, digits and `-._~` only: names that
+/// need more are escaped before they come here.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, after)) = rest.split_once(']') else { return false };
+        if !address.contains(':')
+            || !address.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+        {
+            return false;
+        }
+        match after.strip_prefix(':') {
+            Some(port) => (address, Some(port)),
+            None if after.is_empty() => (address, None),
+            None => return false,
+        }
+    } else {
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        if !host.bytes().all(plain) {
+            return false;
+        }
+        (host, port)
+    };
+    let digits = |port: &str| {
+        matches!(port.len(), 1..=5)
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && port.parse::<u16>().is_ok()
+    };
+    !host.is_empty() && port.is_none_or(digits)
+}
+
+/// Whether the request asks for a protocol that we pass on; if not, the wish ends here.
+fn upgrade(headers: &mut HeaderMap, multiplexed: bool) -> Asks {
+    let listed = tokens(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let mut values = headers.get_all(UPGRADE).iter();
+    let known = match (values.next(), values.next()) {
+        (Some(one), None) => !one.as_bytes().to_ascii_lowercase().starts_with(b"h2c"),
+        _ => false,
+    };
+    if listed && known && !multiplexed {
+        Asks::Upgrade
+    } else {
+        headers.remove(UPGRADE);
+        Asks::Answer
+    }
+}
+
+/// `100-continue` is answered by our own engine; nothing else may be expected.
+fn expect(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let only =
+        headers.get_all(EXPECT).iter().all(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !only {
+        return Err(Refusal {
+            status: StatusCode::EXPECTATION_FAILED,
+            message: "Expect is not `100-continue`".into(),
+        });
+    }
+    headers.remove(EXPECT);
+    Ok(())
+}
+
+/// Removes what `Connection` lists, and `Connection`.
+fn remove_listed(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+        .filter(|name| *name != HOST && *name != UPGRADE && *name != TE)
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+/// The options of a comma-separated field; what is not text has none.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|option| !option.is_empty())
+}
+
+/// Removes what ends here in any case, and what an untrusted peer may not say.
+fn remove(headers: &mut HeaderMap, work: Work, trusted: bool) {
+    if work.has(Work::FRAMING) {
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if work.has(Work::TE)
+        && !headers.get_all(TE).iter().all(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"))
+    {
+        headers.remove(TE);
+    }
+    let gone = |class: Work| {
+        class == Work::HOP
+            || class == Work::IDENTITY
+            || (!trusted && (class == Work::UNTRUSTED || class == Work::FORWARDED))
+    };
+    if work.has(Work(Work::HOP.0 | Work::IDENTITY.0))
+        || (!trusted && work.has(Work(Work::UNTRUSTED.0 | Work::FORWARDED.0)))
+    {
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| gone(class(name.as_str()))).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+/// HTTP/2 may send a cookie in crumbs; an HTTP/1 endpoint expects one field (RFC 9113 section
+/// 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut joined: Vec<u8> = Vec::new();
+    let mut count = 0;
+    for value in headers.get_all(COOKIE) {
+        if count > 0 {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+        count += 1;
+    }
+    if count > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&joined)
+    {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Says who the client is.
+fn forward(headers: &mut HeaderMap, work: Work, edge: &Edge) {
+    let before = if edge.trusted && work.has(Work::FORWARDED) {
+        let hops: Vec<&[u8]> =
+            headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+        let mut chain = hops.join(&b", "[..]);
+        chain.extend_from_slice(b", ");
+        chain.extend_from_slice(edge.forwarded_for.as_bytes());
+        HeaderValue::from_bytes(&chain).ok()
+    } else {
+        None
+    };
+    headers.insert(FORWARDED_FOR, before.unwrap_or_else(|| edge.forwarded_for.clone()));
+    if let Entry::Vacant(entry) = headers.entry(FORWARDED_PROTO) {
+        entry.insert(edge.forwarded_proto.clone());
+    }
+    if let Some(identity) = &edge.client_cert {
+        headers.insert(CLIENT_CERT, identity.clone());
+    }
+}
+
+/// Makes a response canonical: what was between us and the endpoint ends here.
+pub(crate) fn response<B>(response: &mut Response<B>) {
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    let found = headers.keys().any(|name| {
+        matches!(
+            name.as_str().as_bytes(),
+            b"connection"
+                | b"keep-alive"
+                | b"proxy-connection"
+                | b"transfer-encoding"
+                | b"upgrade"
+                | b"te"
+        )
+    });
+    if !found {
+        return;
+    }
+    let upgrade = if switching { headers.get(UPGRADE).cloned() } else { None };
+    let listed: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+        .filter(|name| *name != CONTENT_LENGTH)
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    if let Some(upgrade) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade);
+    }
+}
+
+/// Removes from request trailers what would change the meaning of the head (RFC 9110 section
+/// 6.5.1).
+pub(crate) fn trailers(trailers: &mut HeaderMap) {
+    let unwanted: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            class(name.as_str()).0 != 0
+                || matches!(
+                    name.as_str(),
+                    "host"
+                        | "authorization"
+                        | "trailer"
+                        | "content-type"
+                        | "content-encoding"
+                        | "content-range"
+                        | "cache-control"
+                        | "max-forwards"
+                        | "set-cookie"
+                )
+        })
+        .cloned()
+        .collect();
+    for name in unwanted {
+        trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge() -> Edge {
+        Edge::new(&Peer::new(([192, 0, 2, 1], 4711).into()), false)
+    }
+
+    fn trusted() -> Edge {
+        let peer = Peer::new(([192, 0, 2, 1], 4711).into());
+        Edge::new(&peer.with_identity("spiffe://mesh.test/ns/a/sa/b"), true)
+    }
+
+    /// A GET with one `Host`, and more fields.
+    fn get(target: &str, fields: &[(&'static str, &str)]) -> Request<()> {
+        let mut request = Request::get(target).body(()).unwrap();
+        request.headers_mut().insert(HOST, HeaderValue::from_static("a"));
+        for (name, value) in fields {
+            let value = HeaderValue::from_str(value).unwrap();
+            request.headers_mut().append(HeaderName::from_static(name), value);
+        }
+        request
+    }
+
+    fn names(request: &Request<()>) -> Vec<&str> {
+        let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    const USUAL: [&str; 3] = ["host", "x-forwarded-for", "x-forwarded-proto"];
+
+    #[test]
+    fn a_usual_request_only_learns_where_it_comes_from() {
+        let mut usual = get("/a?b=../c", &[("accept", "*/*")]);
+        assert_eq!(request(&mut usual, &edge()), Ok(Asks::Answer));
+        assert_eq!(usual.uri(), "/a?b=../c");
+        assert_eq!(usual.headers()["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(usual.headers()["x-forwarded-proto"], "http");
+        assert_eq!(names(&usual), ["accept", "host", "x-forwarded-for", "x-forwarded-proto"]);
+    }
+
+    #[test]
+    fn hosts_must_be_one_and_valid() {
+        for host in ["a", "a.b:80", "A-1_2~.x", "127.0.0.1:65535", "[::1]", "[::ffff:1.2.3.4]:8"] {
+            let mut ok = get("/", &[]);
+            ok.headers_mut().insert(HOST, HeaderValue::from_str(host).unwrap());
+            assert!(request(&mut ok, &edge()).is_ok(), "{host}");
+        }
+        for host in [
+            "", "a/b", "u@a", "a b", "a:", "a:x", "a:65536", "a:1:2", "[]", "[a", "[::1]x", "a,b",
+            "a%2eb", ":80",
+        ] {
+            let mut wrong = get("/", &[]);
+            wrong.headers_mut().insert(HOST, HeaderValue::from_str(host).unwrap());
+            assert!(request(&mut wrong, &edge()).is_err(), "{host}");
+        }
+        let mut none = get("/", &[]);
+        none.headers_mut().remove(HOST);
+        assert_eq!(request(&mut none, &edge()).unwrap_err().message, "no Host");
+        let two = request(&mut get("/", &[("host", "a")]), &edge());
+        assert_eq!(two.unwrap_err().message, "more than one Host");
+    }
+
+    #[test]
+    fn the_authority_of_the_target_wins() {
+        let mut absolute = get("http://b:81/x/../y?q", &[]);
+        assert!(request(&mut absolute, &edge()).is_ok());
+        assert_eq!(
+            (absolute.uri().to_string().as_str(), &absolute.headers()[HOST]),
+            ("/y?q", &HeaderValue::from_static("b:81"))
+        );
+        for target in ["http://u@b/", "http://u:p@b/", "ftp://b/", "b:80", "x"] {
+            assert!(request(&mut get(target, &[]), &edge()).is_err(), "{target}");
+        }
+        assert!(request(&mut get("*", &[]), &edge()).is_err());
+        let mut options = get("*", &[]);
+        *options.method_mut() = Method::OPTIONS;
+        assert!(request(&mut options, &edge()).is_ok());
+        assert_eq!(options.uri(), "*");
+    }
+
+    #[test]
+    fn http2_keeps_its_authority_and_loses_host() {
+        let mut request2 = get("http://b/x//y", &[("cookie", "a=1"), ("cookie", "b=2")]);
+        *request2.version_mut() = Version::HTTP_2;
+        assert!(request(&mut request2, &edge()).is_ok());
+        assert_eq!(request2.uri(), "http://b/x/y");
+        assert!(!request2.headers().contains_key(HOST));
+        assert_eq!(request2.headers()[COOKIE], "a=1; b=2");
+        assert_eq!(request2.headers().get_all(COOKIE).iter().count(), 1);
+        let mut userinfo = get("http://u@b/", &[]);
+        *userinfo.version_mut() = Version::HTTP_2;
+        assert!(request(&mut userinfo, &edge()).is_err());
+    }
+
+    #[test]
+    fn long_targets_and_connect_have_their_own_status() {
+        let long = request(&mut get(&format!("/{}", "a".repeat(17_000)), &[]), &edge());
+        assert_eq!(long.unwrap_err().status, 414);
+        let mut connect = get("/", &[]);
+        *connect.method_mut() = Method::CONNECT;
+        *connect.uri_mut() = Uri::from_static("a:80");
+        assert_eq!(request(&mut connect, &edge()).unwrap_err().status, 405);
+        let expect = request(&mut get("/", &[("expect", "200-ok")]), &edge());
+        assert_eq!(expect.unwrap_err().status, 417);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        let mut hop = get(
+            "/",
+            &[
+                ("connection", "close, X-Private"),
+                ("connection", "Host, X-Forwarded-For, x-forwarded-proto"),
+                ("x-private", "1"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("proxy-authorization", "Basic eA=="),
+                ("te", "gzip"),
+                ("upgrade", "websocket"),
+                ("content-length", "0"),
+                ("transfer-encoding", "chunked"),
+                ("expect", "100-continue"),
+            ],
+        );
+        assert_eq!(request(&mut hop, &edge()), Ok(Asks::Answer));
+        assert_eq!(names(&hop), USUAL);
+        let mut grpc = get("/", &[("te", "trailers")]);
+        assert!(request(&mut grpc, &edge()).is_ok());
+        assert_eq!(grpc.headers()[TE], "trailers");
+    }
+
+    #[test]
+    fn only_a_proper_upgrade_goes_on() {
+        let mut websocket =
+            get("/", &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(request(&mut websocket, &edge()), Ok(Asks::Upgrade));
+        assert_eq!(websocket.headers()[CONNECTION], "upgrade");
+        assert_eq!(websocket.headers()[UPGRADE], "websocket");
+        let mut h2c = get(
+            "/",
+            &[
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "AAMA"),
+            ],
+        );
+        assert_eq!(request(&mut h2c, &edge()), Ok(Asks::Answer));
+        assert_eq!(names(&h2c), USUAL);
+        let mut two =
+            get("/", &[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")]);
+        assert_eq!(request(&mut two, &edge()), Ok(Asks::Answer));
+        assert_eq!(names(&two), USUAL);
+    }
+
+    #[test]
+    fn strangers_cannot_say_who_they_are() {
+        let said: &[(&'static str, &str)] = &[
+            ("x-forwarded-client-cert", "URI=spiffe://forged"),
+            ("x_forwarded_client_cert", "URI=spiffe://forged"),
+            ("x_forwarded-client-cert", "URI=spiffe://forged"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "internal"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-envoy-original-path", "/admin"),
+            ("x-envoy-expected-rq-timeout-ms", "1"),
+            ("x-original-url", "/admin"),
+            ("x-rewrite-url", "/admin"),
+        ];
+        let mut stranger = get("/", said);
+        assert!(request(&mut stranger, &edge()).is_ok());
+        assert_eq!(names(&stranger), USUAL);
+        assert_eq!(stranger.headers()["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(stranger.headers()["x-forwarded-proto"], "http");
+
+        let mut known = get("/", said);
+        assert!(request(&mut known, &trusted()).is_ok());
+        assert_eq!(known.headers()["x-forwarded-for"], "10.0.0.1, 192.0.2.1");
+        assert_eq!(known.headers()["x-envoy-expected-rq-timeout-ms"], "1");
+        assert_eq!(
+            known.headers()["x-forwarded-client-cert"],
+            "URI=\"spiffe://mesh.test/ns/a/sa/b\""
+        );
+        assert!(!known.headers().keys().any(|name| name.as_str().contains('_')));
+    }
+
+    #[test]
+    fn trailers_cannot_change_the_head() {
+        let mut fields: HeaderMap = [
+            "content-length",
+            "transfer-encoding",
+            "host",
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "authorization",
+            "connection",
+            "x-envoy-retry-on",
+            "te",
+            "grpc-status",
+            "x-checksum",
+        ]
+        .into_iter()
+        .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")))
+        .collect();
+        trailers(&mut fields);
+        let mut left: Vec<_> = fields.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["grpc-status", "x-checksum"]);
+    }
+
+    #[test]
+    fn responses_lose_what_was_between_us_and_the_endpoint() {
+        let build = |status: u16| {
+            Response::builder()
+                .status(status)
+                .header("connection", "upgrade, x-hop")
+                .header("x-hop", "1")
+                .header("keep-alive", "timeout=5")
+                .header("transfer-encoding", "chunked")
+                .header("upgrade", "websocket")
+                .header("content-length", "3")
+                .body(())
+                .unwrap()
+        };
+        let mut usual = build(200);
+        response(&mut usual);
+        let left: Vec<_> = usual.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["content-length"]);
+        let mut switching = build(101);
+        response(&mut switching);
+        assert_eq!(switching.headers()[UPGRADE], "websocket");
+        assert_eq!(switching.headers()[CONNECTION], "upgrade");
+    }
+}

@@ -162,7 +162,10 @@ async fn a_server_is_refused_for_the_right_reason() {
     let inventory = || vec![dns("inventory.shop")];
     let year = |year| rcgen::date_time_ymd(year, 1, 1);
     type Change = Box<dyn FnOnce(&mut CertificateParams)>;
-    let cases: Vec<(&str, Change, Option<&str>, Option<ErrorKind>, &str)> = vec![
+    /// Which certificate, what it holds, which name is wanted instead of the server's, the kind
+    /// of the error if one is due, and a part of its text, or the answer.
+    type Case = (&'static str, Change, Option<&'static str>, Option<ErrorKind>, &'static str);
+    let cases: Vec<Case> = vec![
         (
             "its name",
             Box::new(move |leaf| leaf.subject_alt_names = inventory()),

@@ -5,8 +5,8 @@
 //! is queued on the way and no task is made per call, except for a request body that still
 //! streams when the response has begun.
 //!
-//! Streams are counted here against the limit the endpoint advertises (100 until it did), so
-//! that a call that would wait for a stream opens another connection instead.
+//! Streams are counted here against the limit the endpoint advertises (100 until it did on
+//! any connection), so that a call that would wait for a stream opens another connection instead.
 //!
 //! Source: RFC 9113.
 
@@ -46,6 +46,8 @@ pub(super) struct Multiplexed {
 struct Status {
     streams: AtomicUsize,
     max_streams: AtomicUsize,
+    /// What the connections opened later assume until they are told.
+    siblings_max_streams: Arc<AtomicUsize>,
     closed: AtomicBool,
     /// Since the last sweep.
     used: AtomicBool,
@@ -53,14 +55,16 @@ struct Status {
 
 impl Multiplexed {
     /// Starts HTTP/2 on a fresh transport and gives the connection a task.
-    pub(super) async fn handshake(
+    async fn handshake(
         transport: Transport,
         settings: &Settings,
+        max_streams: Arc<AtomicUsize>,
     ) -> Result<Arc<Self>, Error> {
+        let assumed = max_streams.load(Ordering::Relaxed).max(1);
         let head = u32::try_from(settings.max_response_head).unwrap_or(u32::MAX);
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
-            .initial_max_send_streams(STREAMS_UNTIL_KNOWN)
+            .initial_max_send_streams(assumed)
             .initial_window_size(settings.http2_stream_window)
             .initial_connection_window_size(settings.http2_connection_window)
             .max_header_list_size(head)
@@ -69,7 +73,8 @@ impl Multiplexed {
             .map_err(error::of_http2)?;
         let status = Arc::new(Status {
             streams: AtomicUsize::new(0),
-            max_streams: AtomicUsize::new(STREAMS_UNTIL_KNOWN),
+            max_streams: AtomicUsize::new(assumed),
+            siblings_max_streams: max_streams,
             closed: AtomicBool::new(false),
             used: AtomicBool::new(true),
         });
@@ -125,7 +130,11 @@ async fn drive(
 ) {
     poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx).is_ready();
-        status.max_streams.store(connection.max_concurrent_send_streams(), Ordering::Relaxed);
+        let max_streams = connection.max_concurrent_send_streams();
+        if status.max_streams.load(Ordering::Relaxed) != max_streams {
+            status.max_streams.store(max_streams, Ordering::Relaxed);
+            status.siblings_max_streams.store(max_streams, Ordering::Relaxed);
+        }
         let dead = keepalive.as_mut().is_some_and(|keepalive| {
             let busy = status.streams.load(Ordering::Relaxed) > 0;
             keepalive.poll(busy, cx).is_ready()
@@ -175,6 +184,8 @@ impl Keepalive {
 /// The HTTP/2 connections to one endpoint.
 pub(super) struct Group {
     connections: Swap<Vec<Arc<Multiplexed>>>,
+    /// Streams per connection, as the endpoint said it last.
+    max_streams: Arc<AtomicUsize>,
     /// Held by the one who opens a connection; the others wait for it to be shared.
     opening: tokio::sync::Mutex<()>,
     /// How many openings have begun, and the last that failed.
@@ -186,10 +197,20 @@ impl Group {
     pub(super) fn new() -> Self {
         Self {
             connections: Swap::new(Vec::new()),
+            max_streams: Arc::new(AtomicUsize::new(STREAMS_UNTIL_KNOWN)),
             opening: tokio::sync::Mutex::new(()),
             openings: AtomicUsize::new(0),
             failed: parking_lot::Mutex::new(None),
         }
+    }
+
+    /// Starts HTTP/2 on a fresh transport to the endpoint.
+    pub(super) async fn handshake(
+        &self,
+        transport: Transport,
+        settings: &Settings,
+    ) -> Result<Arc<Multiplexed>, Error> {
+        Multiplexed::handshake(transport, settings, Arc::clone(&self.max_streams)).await
     }
 
     /// A free stream on an open connection.

@@ -245,7 +245,7 @@ impl Connections {
                 None => (transport, offer == Offer::Http2),
             };
             Ok(if http2 {
-                Opened::Http2(Multiplexed::handshake(transport, &self.settings).await?)
+                Opened::Http2(self.http2.handshake(transport, &self.settings).await?)
             } else {
                 Opened::Http1(Pair::handshake(transport, &self.settings).await?)
             })

@@ -59,9 +59,11 @@ impl Edge {
     /// For a connection from `peer`, over TLS or not.
     pub(crate) fn new(peer: &Peer, tls: bool) -> Self {
         let client_cert = peer.identity().and_then(|identity| {
-            // Quoted as Envoy's format has it; an identity that needs escaping is not passed on.
-            let plain = identity.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
-            plain.then(|| HeaderValue::try_from(format!("URI=\"{identity}\"")).ok())?
+            let kind = if identity.spiffe().is_some() { "URI" } else { "DNS" };
+            let name = identity.name()?;
+            // Quoted as Envoy's format has it; a name that needs escaping is not passed on.
+            let plain = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+            plain.then(|| HeaderValue::try_from(format!("{kind}=\"{name}\"")).ok())?
         });
         Self {
             forwarded_for: address_value(peer.address()),
@@ -503,6 +505,7 @@ pub(crate) fn trailers(trailers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_tower::tls::SpiffeId;
 
     fn edge() -> Edge {
         Edge::new(&Peer::new(([192, 0, 2, 1], 4711).into()), false)
@@ -510,7 +513,8 @@ mod tests {
 
     fn trusted() -> Edge {
         let peer = Peer::new(([192, 0, 2, 1], 4711).into());
-        Edge::new(&peer.with_identity("spiffe://mesh.test/ns/a/sa/b"), true)
+        let id: SpiffeId = "spiffe://mesh.test/ns/a/sa/b".parse().expect("an ID");
+        Edge::new(&peer.with_identity(id.into()), true)
     }
 
     /// A GET with one `Host`, and more fields.

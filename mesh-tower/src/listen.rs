@@ -15,7 +15,14 @@
 //! [`Listener::incoming`], a stream for tonic's `serve_with_incoming` (feature `tonic`). Both
 //! hand [`Peer`] to the handlers as connect info.
 
+mod connection;
+mod handshake;
+
+pub use connection::{Connection, Peer};
+
+use crate::tls;
 use futures_core::Stream;
+use handshake::Handshakes;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -24,8 +31,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
@@ -58,49 +64,13 @@ impl Default for Config {
     }
 }
 
-/// Who is at the other end of a connection. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer(Arc<PeerFacts>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct PeerFacts {
-    address: SocketAddr,
-    identity: Option<Box<str>>,
-}
-
-impl Peer {
-    /// A peer known by its address only.
-    #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self(Arc::new(PeerFacts { address, identity: None }))
-    }
-
-    /// The identity that the peer's certificate proved.
-    #[must_use]
-    pub fn with_identity(self, identity: &str) -> Self {
-        Self(Arc::new(PeerFacts { address: self.0.address, identity: Some(identity.into()) }))
-    }
-
-    /// The address it connected from.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.0.address
-    }
-
-    /// The identity its verified certificate proves; `None` without mutual TLS.
-    #[must_use]
-    pub fn identity(&self) -> Option<&str> {
-        self.0.identity.as_deref()
-    }
-}
-
 /// Accepts connections. See the [module docs](self).
 ///
 /// ```no_run
 /// # async fn run() -> std::io::Result<()> {
 /// use mesh_tower::Listener;
 ///
-/// let mut listener = Listener::bind("127.0.0.1:0").await?;
+/// let mut listener = Listener::bind("127.0.0.1:0", None).await?;
 /// println!("listening on {}", listener.local_addr());
 /// let connection = listener.accept().await;
 /// println!("{} is here", connection.peer().address());
@@ -110,6 +80,7 @@ impl Peer {
 pub struct Listener {
     /// `None` once draining: the closed socket refuses what comes next.
     socket: Option<TcpListener>,
+    handshakes: Option<Handshakes>,
     local: SocketAddr,
     drain: Drain,
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -117,12 +88,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on an address; port 0 picks a free one, see [`Listener::local_addr`].
+    /// Listens on an address; port 0 picks a free one, see [`Listener::local_addr`]. With `tls`,
+    /// connections are those whose handshake succeeded.
     ///
     /// # Errors
     /// When the address does not resolve or cannot be bound; the message names it.
-    pub async fn bind(address: impl ToSocketAddrs + fmt::Debug) -> io::Result<Self> {
-        Self::bind_with(address, &Config::default()).await
+    pub async fn bind(
+        address: impl ToSocketAddrs,
+        tls: Option<Arc<tls::Server>>,
+    ) -> io::Result<Self> {
+        Self::bind_with(address, tls, &Config::default()).await
     }
 
     /// Listens with settings of one's own.
@@ -130,32 +105,41 @@ impl Listener {
     /// # Errors
     /// As [`Listener::bind`].
     pub async fn bind_with(
-        address: impl ToSocketAddrs + fmt::Debug,
+        address: impl ToSocketAddrs,
+        tls: Option<Arc<tls::Server>>,
         config: &Config,
     ) -> io::Result<Self> {
-        let name = format!("{address:?}");
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot listen on {name}: {error}"))
-        };
-        let mut last = None;
-        for address in tokio::net::lookup_host(address).await.map_err(named)? {
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in tokio::net::lookup_host(address).await? {
             match open(address, config) {
-                Ok(socket) => return Self::from_socket(socket),
-                Err(error) => last = Some(error),
+                Ok(socket) => return Self::from_socket(socket, tls, config),
+                Err(error) => {
+                    let message = format!("cannot listen on {address}: {error}");
+                    last = io::Error::new(error.kind(), message);
+                }
             }
         }
-        Err(named(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
+        Err(last)
     }
 
     /// Takes over a listening socket, for instance one that systemd passed.
     ///
     /// # Errors
     /// When the socket does not tell its address.
-    pub fn from_socket(socket: TcpListener) -> io::Result<Self> {
-        let local = socket.local_addr()?;
+    pub fn from_socket(
+        socket: TcpListener,
+        tls: Option<Arc<tls::Server>>,
+        config: &Config,
+    ) -> io::Result<Self> {
         let drain = Drain(Arc::new(watch::Sender::new(false)));
-        let draining = Box::pin(drain.started());
-        Ok(Self { socket: Some(socket), local, drain, draining, pause: Pause::default() })
+        Ok(Self {
+            local: socket.local_addr()?,
+            socket: Some(socket),
+            handshakes: tls.map(|tls| Handshakes::new(tls, config)),
+            draining: Box::pin(drain.started()),
+            drain,
+            pause: Pause::default(),
+        })
     }
 
     /// The address it listens on, with the port that `:0` picked.
@@ -178,21 +162,32 @@ impl Listener {
         }
     }
 
-    /// The next connection; `None` once draining has started.
+    /// The next connection; `None` once draining has started and no handshake is left.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Connection>> {
-        let Some(socket) = &self.socket else { return Poll::Ready(None) };
-        if self.draining.as_mut().poll(cx).is_ready() {
+        if self.socket.is_some() && self.draining.as_mut().poll(cx).is_ready() {
             self.socket = None;
-            return Poll::Ready(None);
         }
         loop {
+            if let Some(handshakes) = &mut self.handshakes {
+                match handshakes.poll_next(cx) {
+                    Poll::Ready(Some(connection)) => return Poll::Ready(Some(connection)),
+                    Poll::Pending if self.socket.is_none() || handshakes.are_full() => {
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+            }
+            let Some(socket) = &self.socket else { return Poll::Ready(None) };
             std::task::ready!(self.pause.poll(cx));
             match std::task::ready!(socket.poll_accept(cx)) {
                 Ok((stream, address)) => {
                     self.pause.end();
                     // Fails only on a socket that is closed already; reading will tell.
                     let _ = stream.set_nodelay(true);
-                    return Poll::Ready(Some(Connection::plain(stream, Peer::new(address))));
+                    match &mut self.handshakes {
+                        Some(handshakes) => handshakes.start(stream, address),
+                        None => return Poll::Ready(Some(Connection::plain(stream, address))),
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => self.pause.begin(&error),
@@ -299,7 +294,7 @@ impl Pause {
 /// # async fn run(app: axum::Router) -> std::io::Result<()> {
 /// use mesh_tower::Listener;
 ///
-/// let listener = Listener::bind("127.0.0.1:0").await?;
+/// let listener = Listener::bind("127.0.0.1:0", None).await?;
 /// let drain = listener.drain();
 /// let stopped = drain.started();
 /// let server = axum::serve(listener, app).with_graceful_shutdown(stopped);
@@ -332,86 +327,6 @@ impl Drain {
             if started.wait_for(|started| *started).await.is_err() {
                 std::future::pending::<()>().await;
             }
-        }
-    }
-}
-
-/// An accepted connection, and who is at its other end.
-pub struct Connection {
-    io: Io,
-    peer: Peer,
-}
-
-enum Io {
-    Plain(TcpStream),
-}
-
-impl Connection {
-    fn plain(stream: TcpStream, peer: Peer) -> Self {
-        Self { io: Io::Plain(stream), peer }
-    }
-
-    /// Who is at the other end.
-    #[must_use]
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Plain(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

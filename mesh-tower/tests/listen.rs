@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(10);
 
 async fn listener() -> Listener {
-    Listener::bind("127.0.0.1:0").await.expect("a free port")
+    Listener::bind("127.0.0.1:0", None).await.expect("a free port")
 }
 
 #[tokio::test]
@@ -35,9 +35,9 @@ async fn it_says_who_connected_and_carries_bytes_both_ways() {
 async fn an_address_in_use_is_an_error_that_names_it() {
     let first = listener().await;
     let address = first.local_addr();
-    let error = Listener::bind(address).await.expect_err("taken").to_string();
+    let error = Listener::bind(address, None).await.expect_err("taken").to_string();
     assert!(error.contains(&address.to_string()), "{error}");
-    assert!(Listener::bind("no port").await.is_err());
+    assert!(Listener::bind("no port", None).await.is_err());
 }
 
 #[tokio::test]
@@ -70,8 +70,8 @@ async fn draining_closes_the_socket_and_leaves_open_connections() {
 async fn several_listeners_share_a_port_when_asked_to() {
     let mut config = mesh_tower::listen::Config::default();
     config.reuse_port = true;
-    let first = Listener::bind_with("127.0.0.1:0", &config).await.expect("a free port");
-    let second = Listener::bind_with(first.local_addr(), &config).await;
+    let first = Listener::bind_with("127.0.0.1:0", None, &config).await.expect("a free port");
+    let second = Listener::bind_with(first.local_addr(), None, &config).await;
     assert_eq!(second.expect("shared").local_addr(), first.local_addr());
 }
 

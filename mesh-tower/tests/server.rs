@@ -55,7 +55,7 @@ async fn ask(
 
 /// An axum server: its address, the handle to drain it, and its end.
 async fn axum(app: Router) -> (SocketAddr, Drain, tokio::task::JoinHandle<std::io::Result<()>>) {
-    let listener = Listener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = Listener::bind("127.0.0.1:0", None).await.expect("a free port");
     let (address, drain) = (listener.local_addr(), listener.drain());
     let app = app.into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(listener, app).with_graceful_shutdown(drain.started());
@@ -181,7 +181,7 @@ async fn draining_finishes_what_runs_and_ends_the_server() {
 
 /// A tonic server: its address, and the layer.
 async fn tonic(layer: ServerLayer) -> (SocketAddr, Drain, tokio::task::JoinHandle<()>) {
-    let listener = Listener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = Listener::bind("127.0.0.1:0", None).await.expect("a free port");
     let (address, drain) = (listener.local_addr(), listener.drain());
     let stopped = drain.started();
     let server = tokio::spawn(async move {

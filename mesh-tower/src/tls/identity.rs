@@ -169,6 +169,13 @@ impl Identity {
     }
 }
 
+impl From<SpiffeId> for Identity {
+    /// The identity of a certificate that holds this ID and no other name.
+    fn from(id: SpiffeId) -> Self {
+        Self { spiffe: Some(id), ..Self::default() }
+    }
+}
+
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),

@@ -1,0 +1,64 @@
+//! TLS handshakes beside the accept loop, so that a slow client delays nobody.
+//!
+//! Each runs in a task of its own, on whichever worker is free, and ends with the listener.
+
+use super::{Config, Connection};
+use crate::tls;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+/// The handshakes in flight.
+pub(super) struct Handshakes {
+    tls: Arc<tls::Server>,
+    running: JoinSet<Option<Connection>>,
+    max: usize,
+    timeout: Duration,
+}
+
+impl Handshakes {
+    pub(super) fn new(tls: Arc<tls::Server>, config: &Config) -> Self {
+        Self {
+            tls,
+            running: JoinSet::new(),
+            max: config.max_handshakes.max(1),
+            timeout: config.handshake_timeout,
+        }
+    }
+
+    pub(super) fn are_full(&self) -> bool {
+        self.running.len() >= self.max
+    }
+
+    pub(super) fn start(&mut self, stream: TcpStream, address: SocketAddr) {
+        let accept = TlsAcceptor::from(self.tls.config()).accept(stream);
+        let limit = self.timeout;
+        self.running.spawn(async move {
+            let error = match timeout(limit, accept).await {
+                Ok(Ok(stream)) => return Some(Connection::tls(stream, address)),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),
+            };
+            // The peer's fault, or a stranger's scan: per connection, so never louder than this.
+            tracing::debug!(client.address = %address, %error, "TLS handshake failed");
+            None
+        });
+    }
+
+    /// The next connection whose handshake succeeded; `None` if no handshake is in flight.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Connection>> {
+        loop {
+            match std::task::ready!(self.running.poll_join_next(cx)) {
+                Some(Ok(Some(connection))) => return Poll::Ready(Some(connection)),
+                Some(Ok(None) | Err(_)) => {}
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}

@@ -5,7 +5,8 @@
 //! On the wire a deadline is the time that is left: `grpc-timeout` (1 to 8 digits and a unit of
 //! `H M S m u n`) on gRPC calls, `x-envoy-expected-rq-timeout-ms` (milliseconds) on HTTP ones.
 //! Both are written rounded down, so that the next hop never waits longer than this one; only
-//! what is left of the last millisecond is written as one, since Envoy reads 0 as "no timeout".
+//! what is left of the last millisecond is written as one, since Envoy's fields have 0 for "no
+//! timeout".
 //!
 //! Source: gRPC "over HTTP2", Requests; Envoy "HTTP header manipulation".
 
@@ -110,19 +111,18 @@ pub fn format_grpc_timeout(timeout: Duration) -> HeaderValue {
     decimal(amount as u64, Some(unit))
 }
 
-/// Reads the value of `x-envoy-expected-rq-timeout-ms`.
+/// Reads the value of `x-envoy-expected-rq-timeout-ms`; `None` if it is 0, which sets none.
 ///
 /// # Errors
 /// When it is not a number of at most 15 digits.
-pub fn parse_expected_timeout(value: &[u8]) -> Result<Duration, Malformed> {
-    number(value, 15).map(Duration::from_millis)
+pub fn parse_expected_timeout(value: &[u8]) -> Result<Option<Duration>, Malformed> {
+    number(value, 15).map(|millis| (millis > 0).then(|| Duration::from_millis(millis)))
 }
 
-/// Writes the value of `x-envoy-expected-rq-timeout-ms`: rounded down, and at least 1 while any
-/// time is left.
+/// Writes the value of `x-envoy-expected-rq-timeout-ms`: rounded down, and at least 1.
 #[must_use]
 pub fn format_expected_timeout(timeout: Duration) -> HeaderValue {
-    let millis = timeout.as_millis().max(u128::from(!timeout.is_zero()));
+    let millis = timeout.as_millis().max(1);
     decimal(u64::try_from(millis).unwrap_or(u64::MAX), None)
 }
 
@@ -207,14 +207,15 @@ mod tests {
     #[test]
     fn the_http_field_is_whole_milliseconds_and_never_reads_as_none() {
         for (span, text) in [
-            (Duration::ZERO, "0"),
+            (Duration::ZERO, "1"),
             (Duration::from_nanos(1), "1"),
             (Duration::from_micros(1999), "1"),
             (Duration::from_secs(15), "15000"),
         ] {
             assert_eq!(format_expected_timeout(span), text);
         }
-        assert_eq!(parse_expected_timeout(b"1500"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_expected_timeout(b"1500"), Ok(Some(Duration::from_millis(1500))));
+        assert_eq!(parse_expected_timeout(b"0"), Ok(None));
         for text in ["", "-1", "1.5", "1e3", "10s", "1000000000000000"] {
             assert_eq!(parse_expected_timeout(text.as_bytes()), Err(Malformed), "{text:?}");
         }

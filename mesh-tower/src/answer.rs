@@ -10,8 +10,8 @@
 //! Source: RFC 9209; gRPC "over HTTP2", Responses.
 
 use bytes::Bytes;
+use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
 use mesh_core::{Error, GrpcCode};
 use std::fmt::Write;
 
@@ -94,11 +94,8 @@ pub fn proxy_status(error: &Error) -> HeaderValue {
 /// Whether a response was made by the mesh (ours or another hop's), not by an application.
 #[must_use]
 pub fn is_ours<B>(response: &Response<B>) -> bool {
-    response.status() != StatusCode::SWITCHING_PROTOCOLS
-        && response
-            .headers()
-            .get(PROXY_STATUS)
-            .is_some_and(|value| value.as_bytes().starts_with(b"mesh; error="))
+    let status = response.headers().get(PROXY_STATUS);
+    status.is_some_and(|value| value.as_bytes().starts_with(b"mesh; error="))
 }
 
 fn insert_grpc_status(headers: &mut HeaderMap, code: GrpcCode, message: &str) {

@@ -2,16 +2,18 @@
 #![cfg(all(feature = "axum", feature = "tonic", feature = "prometheus"))]
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use mesh_tower::Listener;
 use mesh_tower::listen::{Drain, Peer};
 use mesh_tower::server::{Config, Context, ServerLayer};
 use mesh_tower::telemetry::{Metrics, prometheus};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use testkit::greeter::proto::{HelloManyRequest, HelloReply, HelloRequest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -153,6 +156,23 @@ async fn a_handler_is_cancelled_when_its_deadline_passes_or_its_caller_goes_away
     call.abort();
     timeout(LIMIT, cancelled.notified()).await.expect("dropped with its caller");
     testkit::until("both places are free", || layer.serving() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_of_announced_length_is_complete_though_its_stream_stays_open() {
+    let body = || async {
+        let endless =
+            tokio_stream::iter([Ok::<_, Infallible>("12345")]).chain(tokio_stream::pending());
+        Response::builder().header("content-length", "5").body(Body::from_stream(endless)).unwrap()
+    };
+    let metrics = Metrics::new();
+    let app = Router::new().route("/", get(body));
+    let (address, ..) =
+        axum(app.layer(ServerLayer::with_metrics(Config::default(), &metrics))).await;
+    let mut connection = http1(address).await;
+    let (status, _, body) = ask(&mut connection, "/", &[]).await;
+    assert_eq!((status, &*body), (200, "12345"));
+    counted(&metrics, &["http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"200\"} 1"]).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::{Context, Shared, panicked};
 use crate::telemetry::{End, ServerMetrics};
 use crate::{answer, clock};
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use mesh_core::trace_context::TraceContext;
@@ -38,6 +39,8 @@ pub(super) struct Record {
     error: Option<ErrorKind>,
     /// Whether the response body was read to its end, or has none.
     complete: bool,
+    /// Bytes of the body still to come, if the head announced how many there are.
+    left: Option<u64>,
     _place: Option<Place>,
 }
 
@@ -75,6 +78,7 @@ impl Record {
             code: None,
             error: None,
             complete: false,
+            left: None,
             _place: place,
         }
     }
@@ -105,6 +109,8 @@ impl Record {
     pub(super) fn head<B>(&mut self, response: &Response<B>) {
         self.status = Some(response.status());
         self.complete = self.method == Method::HEAD;
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        self.left = length.and_then(|length| length.parse().ok());
         if self.grpc {
             self.code = GrpcCode::from_headers(response.headers());
         }
@@ -115,6 +121,9 @@ impl Record {
         match frame {
             None => self.complete = true,
             Some(Ok(frame)) => {
+                if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
                 let trailers = frame.trailers_ref().filter(|_| self.grpc);
                 self.code = trailers.and_then(GrpcCode::from_headers).or(self.code);
             }
@@ -122,10 +131,11 @@ impl Record {
         }
     }
 
-    /// Looks whether the body has ended: a server need not ask again for the frame that is not
-    /// there.
+    /// Looks whether the body has ended: a server need not ask again for a frame that cannot
+    /// come.
     pub(super) fn progress<B: HttpBody>(&mut self, body: &B) {
-        self.complete |= body.is_end_stream() || body.size_hint().exact() == Some(0);
+        let left = self.left.or_else(|| body.size_hint().exact());
+        self.complete |= body.is_end_stream() || left == Some(0);
     }
 
     /// The mesh answers in place of the handler.
@@ -194,7 +204,7 @@ fn span<B>(request: &Request<B>, context: &Context, grpc: bool) -> Span {
         trace_id = Empty,
         span_id = Empty,
         parent_span_id = Empty,
-        http.request.method = request.method().as_str(),
+        http.request.method = method(request.method()),
         http.route = Empty,
         http.response.status_code = Empty,
         url.path = request.uri().path(),
@@ -213,15 +223,31 @@ fn span<B>(request: &Request<B>, context: &Context, grpc: bool) -> Span {
         span.record("rpc.system.name", "grpc");
         span.record("rpc.method", method);
     } else if let Some(route) = route(request) {
-        span.record("otel.name", display(format_args!("{} {route}", request.method())));
+        span.record("otel.name", display(format_args!("{} {route}", method(request.method()))));
         span.record("http.route", route);
     } else {
-        span.record("otel.name", request.method().as_str());
+        span.record("otel.name", method(request.method()));
     }
     if let Some(peer) = &context.peer {
         span.record("client.address", display(peer.address().ip()));
     }
     span
+}
+
+/// The method, if HTTP's own standards know it; callers cannot make names of their own.
+fn method(method: &Method) -> &str {
+    const KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    if KNOWN.contains(method) { method.as_str() } else { "_OTHER" }
 }
 
 /// The template that the application's router matched.

@@ -5,18 +5,30 @@
 //! or opens a socket: `now: Timestamp` and `draw: &mut impl Draw` are arguments, so that a plain
 //! function call reproduces every decision.
 
+pub mod config;
 pub mod deadline;
 mod draw;
+mod endpoint;
 mod error;
+pub mod health;
+pub mod limit;
+pub mod load;
 mod name;
 mod outcome;
+pub mod pick;
+pub mod policy;
+pub mod retry;
 mod swap;
 mod time;
 pub mod trace_context;
 
 pub use draw::Draw;
+pub use endpoint::{
+    Change, Declared, Endpoint, EndpointId, EndpointSet, EndpointSpec, Locality, Member,
+};
 pub use error::{Error, ErrorKind};
 pub use name::{DEFAULT_NAMESPACE, DestinationName, InvalidName};
 pub use outcome::{Failure, GrpcCode, Outcome};
+pub use policy::Policy;
 pub use swap::{Loaded, Swap};
 pub use time::Timestamp;

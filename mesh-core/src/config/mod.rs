@@ -1,0 +1,5 @@
+//! How values are written in configuration.
+
+pub mod percent;
+pub mod size;
+pub mod span;

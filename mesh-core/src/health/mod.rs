@@ -1,0 +1,334 @@
+//! Health of one endpoint, as seen from here.
+//!
+//! Three things take an endpoint out of the picker's choice, each with its own writer:
+//!
+//! | condition | writer | ends |
+//! |---|---|---|
+//! | unreachable | the connection task, when connecting fails | when a connection succeeds |
+//! | ejected | [`outlier`] detection | at the first sweep after its time |
+//! | declared draining or unhealthy | discovery | when discovery says otherwise |
+//!
+//! and the endpoint's [`breaker`], where one is configured. The conditions are bits of one word,
+//! so that the picker needs one relaxed load.
+
+pub mod breaker;
+pub mod outlier;
+mod state;
+
+pub use breaker::Breaker;
+pub use state::{EndpointState, StateKind};
+
+use crate::Timestamp;
+use crate::endpoint::Declared;
+use outlier::{Counts, Reason};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+const UNREACHABLE: u32 = 1;
+const EJECTED: u32 = 1 << 1;
+const DRAINING: u32 = 1 << 2;
+const UNHEALTHY: u32 = 1 << 3;
+/// No longer in any set: late outcomes must not count it as ejected again.
+const RETIRED: u32 = 1 << 4;
+const CONNECTING: u32 = 1 << 5;
+const DECLARED_OUT: u32 = DRAINING | UNHEALTHY;
+const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT;
+
+/// What the endpoints of one set share: how often the choice among them changed, and how many are
+/// ejected.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    changes: AtomicU64,
+    ejected: AtomicUsize,
+}
+
+impl Tally {
+    /// A number that differs whenever an endpoint of the set may have become selectable, or
+    /// stopped being so.
+    pub(crate) fn changes(&self) -> u64 {
+        self.0.changes.load(Relaxed)
+    }
+
+    fn changed(&self) {
+        self.0.changes.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn ejected(&self) -> usize {
+        self.0.ejected.load(Relaxed)
+    }
+
+    /// Counts one more as ejected, unless `allowed` already are.
+    fn reserve(&self, allowed: usize) -> bool {
+        self.0
+            .ejected
+            .fetch_update(Relaxed, Relaxed, |ejected| (ejected < allowed).then(|| ejected + 1))
+            .is_ok()
+    }
+
+    fn release(&self) {
+        self.0.ejected.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Health of one endpoint. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct Health {
+    flags: AtomicU32,
+    tally: Tally,
+    unreachable_since: AtomicU64,
+    retry_at: AtomicU64,
+    ejected_since: AtomicU64,
+    ejected_until: AtomicU64,
+    reason: AtomicU64,
+    /// Ejections not yet made good: each lengthens the next.
+    ejections: AtomicU32,
+    counts: Counts,
+}
+
+impl Health {
+    pub(crate) fn new(tally: Tally) -> Self {
+        Self {
+            flags: AtomicU32::new(0),
+            tally,
+            unreachable_since: AtomicU64::new(0),
+            retry_at: AtomicU64::new(0),
+            ejected_since: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(u64::MAX),
+            reason: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Whether nothing recorded here takes it out of the choice.
+    #[must_use]
+    pub fn is_selectable(&self) -> bool {
+        self.flags.load(Relaxed) & OUT == 0
+    }
+
+    /// Whether discovery allows it to be called, however it fares.
+    #[must_use]
+    pub fn is_declared_usable(&self) -> bool {
+        self.flags.load(Relaxed) & DECLARED_OUT == 0
+    }
+
+    /// Whether outlier detection has taken it out.
+    #[must_use]
+    pub fn is_ejected(&self) -> bool {
+        self.flags.load(Relaxed) & EJECTED != 0
+    }
+
+    /// Whether connecting to it failed, and has not succeeded since.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        self.flags.load(Relaxed) & UNREACHABLE != 0
+    }
+
+    /// Connecting failed; the next try is at `retry_at`. True if it was reachable before.
+    pub fn set_unreachable(&self, now: Timestamp, retry_at: Timestamp) -> bool {
+        self.retry_at.store(retry_at.as_nanos(), Relaxed);
+        if self.is_unreachable() {
+            return false;
+        }
+        self.unreachable_since.store(now.as_nanos(), Relaxed);
+        let before = self.flags.fetch_or(UNREACHABLE, Relaxed);
+        self.changed(before, before | UNREACHABLE);
+        before & UNREACHABLE == 0
+    }
+
+    /// A connection exists. True if it was unreachable before.
+    pub fn set_reachable(&self) -> bool {
+        let gone = UNREACHABLE | CONNECTING;
+        if self.flags.load(Relaxed) & gone == 0 {
+            return false;
+        }
+        let before = self.flags.fetch_and(!gone, Relaxed);
+        self.changed(before, before & !gone);
+        before & UNREACHABLE != 0
+    }
+
+    /// A first connection is being made. It may be picked: the call then waits for that connection.
+    pub fn set_connecting(&self) {
+        self.flags.fetch_or(CONNECTING, Relaxed);
+    }
+
+    /// Takes over what discovery says.
+    pub fn set_declared(&self, declared: Declared) {
+        let bits = match declared {
+            Declared::Healthy | Declared::Degraded => 0,
+            Declared::Draining => DRAINING,
+            Declared::Unhealthy => UNHEALTHY,
+        };
+        // Always `Ok`: the closure never refuses. Removal is undone by being in a set again.
+        if let Ok(before) = self
+            .flags
+            .fetch_update(Relaxed, Relaxed, |flags| Some(flags & !(DECLARED_OUT | RETIRED) | bits))
+        {
+            self.changed(before, before & !DECLARED_OUT | bits);
+        }
+    }
+
+    /// It left its set.
+    pub(crate) fn retire(&self) {
+        let before = self
+            .flags
+            .fetch_update(Relaxed, Relaxed, |flags| Some(flags & !EJECTED | RETIRED))
+            .unwrap_or(RETIRED);
+        if before & EJECTED != 0 {
+            self.tally.release();
+        }
+    }
+
+    /// Takes it out for `span(n)`, `n` being its ejections so far with this one, unless `allowed`
+    /// endpoints of its set are out already.
+    fn eject(
+        &self,
+        now: Timestamp,
+        allowed: usize,
+        reason: Reason,
+        span: impl FnOnce(u32) -> std::time::Duration,
+    ) -> Option<std::time::Duration> {
+        if self.flags.load(Relaxed) & (EJECTED | RETIRED) != 0 || !self.tally.reserve(allowed) {
+            return None;
+        }
+        let before = self.flags.fetch_update(Relaxed, Relaxed, |flags| {
+            (flags & (EJECTED | RETIRED) == 0).then_some(flags | EJECTED)
+        });
+        let Ok(before) = before else {
+            self.tally.release();
+            return None;
+        };
+        let span = span(self.ejections.fetch_add(1, Relaxed).saturating_add(1));
+        self.reason.store(reason.pack(), Relaxed);
+        self.ejected_since.store(now.as_nanos(), Relaxed);
+        self.ejected_until.store((now + span).as_nanos(), Relaxed);
+        self.changed(before, before | EJECTED);
+        Some(span)
+    }
+
+    /// Puts it back. True if it was out.
+    fn readmit(&self) -> bool {
+        let before = self.flags.fetch_and(!EJECTED, Relaxed);
+        if before & EJECTED == 0 {
+            return false;
+        }
+        // Until the next ejection the sweep must not see the old end of time.
+        self.ejected_until.store(u64::MAX, Relaxed);
+        self.tally.release();
+        self.changed(before, before & !EJECTED);
+        true
+    }
+
+    fn ejected_until(&self) -> Timestamp {
+        Timestamp::from_nanos(self.ejected_until.load(Relaxed))
+    }
+
+    fn changed(&self, before: u32, after: u32) {
+        if before & OUT != after & OUT {
+            self.tally.changed();
+        }
+    }
+
+    /// Its state with reason and times; the breaker is not looked at.
+    #[must_use]
+    pub fn state(&self, now: Timestamp) -> EndpointState {
+        let flags = self.flags.load(Relaxed);
+        let stamp = |word: &AtomicU64| Timestamp::from_nanos(word.load(Relaxed));
+        let state = |kind, since, until, reason: std::borrow::Cow<'static, str>| {
+            EndpointState::new(now, kind, since, until, reason)
+        };
+        if flags & UNHEALTHY != 0 {
+            state(StateKind::Unhealthy, now, None, "discovery says so".into())
+        } else if flags & DRAINING != 0 {
+            state(StateKind::Draining, now, None, "discovery says so".into())
+        } else if flags & EJECTED != 0 {
+            state(
+                StateKind::Ejected,
+                stamp(&self.ejected_since),
+                Some(stamp(&self.ejected_until)),
+                Reason::unpack(self.reason.load(Relaxed)).to_string().into(),
+            )
+        } else if flags & UNREACHABLE != 0 {
+            state(
+                StateKind::Unreachable,
+                stamp(&self.unreachable_since),
+                Some(stamp(&self.retry_at)),
+                "no connection".into(),
+            )
+        } else if flags & CONNECTING != 0 {
+            state(StateKind::Connecting, now, None, "".into())
+        } else {
+            state(StateKind::Ready, now, None, "".into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_state_says_why_and_for_how_long() {
+        let health = Health::new(Tally::default());
+        let text = |now| health.state(at(now)).to_string();
+        assert_eq!(text(0), "ready");
+
+        health.set_connecting();
+        assert_eq!(text(0), "connecting");
+
+        assert!(health.set_unreachable(at(5), at(7)));
+        assert!(!health.set_unreachable(at(6), at(9)), "it was out already");
+        assert_eq!(text(6), "unreachable: no connection, next try in 3 s");
+        assert_eq!(health.state(at(6)).since, at(5));
+
+        let reason = Reason::Consecutive5xx(5);
+        let thirty = |_| Duration::from_secs(30);
+        assert_eq!(health.eject(at(8), 1, reason, thirty), Some(Duration::from_secs(30)));
+        assert_eq!(text(10), "ejected: 5 consecutive 5xx, returns in 28 s");
+        assert_eq!(text(39), "ejected: 5 consecutive 5xx, returns at the next sweep");
+
+        health.set_declared(Declared::Draining);
+        assert_eq!(text(10), "draining: discovery says so");
+        health.set_declared(Declared::Healthy);
+        assert!(health.readmit());
+        assert!(!health.readmit());
+        assert!(health.set_reachable());
+        assert!(!health.set_reachable());
+        assert_eq!(text(40), "ready");
+        assert!(health.is_selectable());
+    }
+
+    #[test]
+    fn only_changes_of_the_choice_count_as_changes() {
+        let tally = Tally::default();
+        let health = Health::new(tally.clone());
+        let before = tally.changes();
+        health.set_connecting();
+        health.set_declared(Declared::Degraded);
+        health.set_reachable();
+        assert_eq!(tally.changes(), before);
+        health.set_unreachable(at(1), at(2));
+        assert_ne!(tally.changes(), before);
+    }
+
+    #[test]
+    fn a_retired_endpoint_is_not_counted_as_ejected() {
+        let tally = Tally::default();
+        let health = Health::new(tally.clone());
+        let minute = |_| Duration::from_secs(60);
+        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), minute).is_some());
+        assert_eq!(tally.ejected(), 1);
+        health.retire();
+        assert_eq!(tally.ejected(), 0);
+        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), minute).is_none());
+        assert_eq!(tally.ejected(), 0);
+    }
+}

@@ -1,0 +1,215 @@
+//! Load: what an endpoint costs now, as the picker compares it.
+//!
+//! On completion with latency `r`, with estimate `E`, the span `Δ` since the last one, and decay
+//! `τ`:
+//!
+//! ```text
+//! E ← r                                  if r > E
+//! E ← E·e^(−Δ/τ) + r·(1 − e^(−Δ/τ))      otherwise
+//! load = E·e^(−Δ/τ)·(in flight + 1)      in seconds
+//! ```
+//!
+//! A peak counts at once and is forgotten slowly. An estimate that nobody confirms decays towards
+//! zero, so that an endpoint that looked slow gets another chance. A new endpoint starts at
+//! `initial`, and decays from the first look at it.
+//!
+//! A failure is recorded with a *penalty* in place of its latency: an endpoint that answers 503 in
+//! a millisecond would otherwise look fast and draw traffic. The penalty is the server's own
+//! (`Retry-After`, `grpc-retry-pushback-ms`) or 5 s, at most 300 s.
+//!
+//! Estimate and stamp share one word, so that a reader never sees one without the other: 32 bits
+//! of float, 32 bits of ticks of 2^20 ns (about 1 ms), which wrap after 52 days.
+//!
+//! Source: Finagle `PeakEwma`; linkerd2-proxy's load biaser for the penalty.
+
+use crate::Timestamp;
+use crate::config::span;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The longest penalty, whoever asks for it.
+pub const MAX_PENALTY: Duration = Duration::from_secs(300);
+
+/// An estimate never decays below this (1 ns), so that in-flight counts still tell endpoints apart.
+const FLOOR: f64 = 1e-9;
+
+/// Settings of the estimate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Config {
+    /// Time in which an unconfirmed estimate falls to 37 %. 10 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub decay: Duration,
+    /// Estimate of an endpoint that has not answered yet. 30 ms.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub initial: Duration,
+    /// What a failure counts as, unless the server asks for another delay. 5 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub failure_penalty: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            decay: Duration::from_secs(10),
+            initial: Duration::from_millis(30),
+            failure_penalty: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Load of one endpoint: attempts in flight, and the estimate of its latency.
+#[derive(Debug, Default)]
+pub struct Load {
+    in_flight: AtomicU32,
+    /// A [`Sample`]; 0 until the first look.
+    ewma: AtomicU64,
+}
+
+impl Load {
+    /// No attempt in flight, nothing known.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { in_flight: AtomicU32::new(0), ewma: AtomicU64::new(0) }
+    }
+
+    /// Attempts in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// An attempt begins.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// An attempt has ended; once for each [`Load::begin`].
+    pub fn end(&self) {
+        let before = self.in_flight.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "end without begin");
+    }
+
+    /// Records the latency of a success.
+    pub fn observe(&self, now: Timestamp, latency: Duration, config: &Config) {
+        self.record(now, latency, config);
+    }
+
+    /// Records a failure, as if it had lasted `penalty` (at most [`MAX_PENALTY`]).
+    pub fn penalize(&self, now: Timestamp, penalty: Duration, config: &Config) {
+        self.record(now, penalty.min(MAX_PENALTY), config);
+    }
+
+    fn record(&self, now: Timestamp, latency: Duration, config: &Config) {
+        let latency = latency.as_secs_f64();
+        let mut word = self.ewma.load(Relaxed);
+        loop {
+            let new = match Sample::unpack(word) {
+                None if latency <= config.initial.as_secs_f64() => {
+                    // The first answer: no span has passed in which `initial` could fade.
+                    Sample::new(config.initial.as_secs_f64(), now)
+                }
+                None => Sample::new(latency, now),
+                Some(old) => old.then(now, latency, config.decay),
+            };
+            match self.ewma.compare_exchange_weak(word, new.pack(), Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(current) => word = current,
+            }
+        }
+    }
+
+    /// The estimated latency in seconds, faded to `now`.
+    ///
+    /// The first look at an endpoint that has not answered starts the fading of `initial`;
+    /// otherwise reading changes nothing.
+    #[must_use]
+    pub fn latency(&self, now: Timestamp, config: &Config) -> f64 {
+        match Sample::unpack(self.ewma.load(Relaxed)) {
+            Some(sample) => sample.faded(now, config.decay),
+            None => {
+                let initial = config.initial.as_secs_f64();
+                // When another thread was first, its sample is as good.
+                let _ = self.ewma.compare_exchange(
+                    0,
+                    Sample::new(initial, now).pack(),
+                    Relaxed,
+                    Relaxed,
+                );
+                initial.max(FLOOR)
+            }
+        }
+    }
+
+    /// `estimate × (in flight + 1)`, in seconds: what the picker compares.
+    #[must_use]
+    pub fn peak_ewma(&self, now: Timestamp, config: &Config) -> f64 {
+        self.latency(now, config) * (f64::from(self.in_flight()) + 1.0)
+    }
+}
+
+/// An estimate and when it was made.
+#[derive(Clone, Copy)]
+struct Sample {
+    seconds: f32,
+    ticks: u32,
+}
+
+impl Sample {
+    fn new(seconds: f64, now: Timestamp) -> Self {
+        // Never zero, so that no sample packs to the word that means "none".
+        Self { seconds: seconds.max(FLOOR) as f32, ticks: ticks(now) }
+    }
+
+    fn unpack(word: u64) -> Option<Self> {
+        (word != 0)
+            .then(|| Self { seconds: f32::from_bits((word >> 32) as u32), ticks: word as u32 })
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.seconds.to_bits()) << 32 | u64::from(self.ticks)
+    }
+
+    fn then(self, now: Timestamp, latency: f64, decay: Duration) -> Self {
+        let estimate = f64::from(self.seconds);
+        if latency > estimate {
+            return Self::new(latency, now);
+        }
+        let Some(elapsed) = self.elapsed(now) else {
+            return self;
+        };
+        let kept = (-elapsed / decay.as_secs_f64()).exp();
+        Self::new(estimate * kept + latency * (1.0 - kept), now)
+    }
+
+    fn faded(self, now: Timestamp, decay: Duration) -> f64 {
+        let estimate = f64::from(self.seconds);
+        match self.elapsed(now) {
+            Some(elapsed) => (estimate * (-elapsed / decay.as_secs_f64()).exp()).max(FLOOR),
+            None => estimate,
+        }
+    }
+
+    /// Seconds since the sample; `None` within the same tick, or when `now` is a little older
+    /// than the sample because another thread read the clock first.
+    fn elapsed(self, now: Timestamp) -> Option<f64> {
+        let ticks = ticks(now).wrapping_sub(self.ticks);
+        (1..u32::MAX / 2).contains(&ticks).then(|| f64::from(ticks) * TICK)
+    }
+}
+
+/// Length of a tick in seconds.
+const TICK: f64 = (1u64 << 20) as f64 / 1e9;
+
+const fn ticks(at: Timestamp) -> u32 {
+    (at.as_nanos() >> 20) as u32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Policy: how calls to a destination are made, all settings in one value.
+//!
+//! The defaults are those of a call without any configuration; the reasons stand with each setting.
+
+use crate::config::span;
+use crate::health::{breaker, outlier};
+use crate::retry::budget;
+use crate::{limit, pick, retry};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How calls to a destination are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Policy {
+    /// Which endpoint an attempt goes to.
+    pub pick: pick::Config,
+    /// Which endpoints are taken out for failing. On.
+    pub outlier: outlier::Config,
+    /// Breaker of each endpoint. Off: outlier detection does the same, with a view of the set.
+    pub breaker: Option<breaker::Config>,
+    /// Caps on the work at the destination at once.
+    pub limits: limit::Config,
+    /// Caps on the work at each endpoint at once. None.
+    pub endpoint_limits: limit::Config,
+    /// What is sent again.
+    pub retry: retry::Config,
+    /// How many retries there may be.
+    pub budget: budget::Config,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// What is spoken to endpoints.
+    pub protocol: Protocol,
+    /// Connections to endpoints.
+    pub connections: ConnectionConfig,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            pick: pick::Config::default(),
+            outlier: outlier::Config::default(),
+            breaker: None,
+            limits: limit::Config::default(),
+            endpoint_limits: limit::Config::unlimited(),
+            retry: retry::Config::default(),
+            budget: budget::Config::default(),
+            timeouts: Timeouts::default(),
+            protocol: Protocol::default(),
+            connections: ConnectionConfig::default(),
+        }
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// A call, with all its attempts and waits. 15 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub request: Duration,
+    /// Whether somebody chose `request`: then it bounds the response body too. As a default it
+    /// bounds the time to the response head only, so that it never cuts a stream.
+    #[serde(skip)]
+    pub explicit: bool,
+    /// A connection to become usable, TLS included. 1 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub connect: Duration,
+    /// A stream on which nothing moves. 5 min.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub stream_idle: Duration,
+    /// An HTTP/1 connection that carries no call. 60 s: below the usual idle timeout of servers,
+    /// so that we close first.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub idle: Duration,
+    /// An HTTP/2 connection that carries no call. 1 h.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub http2_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(15),
+            explicit: false,
+            connect: Duration::from_secs(1),
+            stream_idle: Duration::from_secs(300),
+            idle: Duration::from_secs(60),
+            http2_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What is spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// HTTP/2 for gRPC calls and where TLS agrees on it, HTTP/1 otherwise.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, with prior knowledge where there is no TLS.
+    Http2,
+}
+
+/// Connections to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ConnectionConfig {
+    /// Time without a frame after which an HTTP/2 PING is sent; none: no PING.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub http2_keepalive_interval: Option<Duration>,
+    /// Time in which the answer to a PING must come. 20 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub keepalive_timeout: Duration,
+    /// Time without traffic after which the kernel probes the peer; none: it does not.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub tcp_keepalive: Option<Duration>,
+    /// Idle HTTP/1 connections that are kept per endpoint. 1,024.
+    pub max_idle_per_endpoint: u32,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            http2_keepalive_interval: None,
+            keepalive_timeout: Duration::from_secs(20),
+            tcp_keepalive: None,
+            max_idle_per_endpoint: 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

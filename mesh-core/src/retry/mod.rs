@@ -1,0 +1,229 @@
+//! Retry: whether a failed attempt may be followed by another.
+//!
+//! 1. A request that cannot have reached the application (no connection, refused stream,
+//!    unprocessed GOAWAY, refused by the endpoint's breaker or limit) may be sent again, whatever
+//!    its method.
+//! 2. One that may have is sent again only if it is *idempotent*: GET, HEAD or OPTIONS, or declared
+//!    so by route or caller; and only on a condition of the policy: by default a reset, 502 to 504,
+//!    or UNAVAILABLE.
+//! 3. Nothing else. A call that is not idempotent is never sent twice once its bytes may
+//!    have reached the application, whatever conditions are listed.
+//!
+//! At most [`Config::attempts`] retries follow the first attempt, each within the destination's
+//! [`budget`], after a [`backoff`] or the delay that the server asks for ([`pushback`]).
+//!
+//! Source: Envoy "Router" (`x-envoy-retry-on`, `x-envoy-retry-grpc-on`), Gateway API HTTPRoute
+//! `retry`, gRFC A6. Ours: rule 2, which makes the default safe.
+
+pub mod backoff;
+pub mod budget;
+pub mod conditions;
+pub mod pushback;
+
+pub use conditions::{Condition, Conditions};
+
+use crate::config::{size, span};
+use crate::{Error, Failure, GrpcCode};
+use http::{Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Settings of retries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Config {
+    /// Attempts after the first; 0 turns retries off. 1.
+    pub attempts: u32,
+    /// On what. `connect-failure`, `refused-stream`, `reset`, `gateway-error`, `unavailable`.
+    pub on: Conditions,
+    /// The wait before a retry.
+    pub backoff: backoff::Config,
+    /// Longest that one attempt may take to its response head; none: only the call's deadline.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub per_try_timeout: Option<Duration>,
+    /// Bytes of a request body that are kept for a retry; a longer body is sent once. 64 KiB.
+    #[serde(with = "size")]
+    #[schemars(with = "size::Text")]
+    pub body_limit: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            on: Conditions::default(),
+            backoff: backoff::Config::default(),
+            per_try_timeout: None,
+            body_limit: 64 << 10,
+        }
+    }
+}
+
+/// How an attempt ended, for [`decide`].
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "these are all ends an attempt has")]
+pub enum End<'a> {
+    /// Without a response.
+    Error(&'a Error),
+    /// With a response that is no gRPC answer.
+    Status(StatusCode),
+    /// With a gRPC status in the head of the response.
+    Grpc(GrpcCode),
+}
+
+/// An attempt that has ended, as [`decide`] needs to know it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Attempted<'a> {
+    /// The request's method.
+    pub method: &'a Method,
+    /// What route or caller declare; by method otherwise.
+    pub idempotent: Option<bool>,
+    /// How it ended.
+    pub end: End<'a>,
+    /// Attempts made so far, with this one.
+    pub attempts: u32,
+    /// Whether the response was a rate limit's (`x-envoy-ratelimited`).
+    pub rate_limited: bool,
+}
+
+impl<'a> Attempted<'a> {
+    /// The first attempt of a call of which nothing is declared.
+    #[must_use]
+    pub const fn new(method: &'a Method, end: End<'a>) -> Self {
+        Self { method, idempotent: None, end, attempts: 1, rate_limited: false }
+    }
+
+    /// What route or caller declare.
+    #[must_use]
+    pub const fn with_idempotent(mut self, idempotent: Option<bool>) -> Self {
+        self.idempotent = idempotent;
+        self
+    }
+
+    /// Attempts made so far, with this one.
+    #[must_use]
+    pub const fn with_attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Whether the response was a rate limit's.
+    #[must_use]
+    pub const fn with_rate_limited(mut self, rate_limited: bool) -> Self {
+        self.rate_limited = rate_limited;
+        self
+    }
+
+    fn is_idempotent(&self) -> bool {
+        self.idempotent
+            .unwrap_or(matches!(*self.method, Method::GET | Method::HEAD | Method::OPTIONS))
+    }
+}
+
+/// What is to follow an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle both")]
+pub enum Verdict {
+    /// Another attempt, if budget and deadline allow.
+    Retry {
+        /// The condition that allows it.
+        condition: Condition,
+    },
+    /// This end is the call's.
+    Stop {
+        /// Why.
+        why: Stop,
+    },
+}
+
+/// Why no attempt follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stop {
+    /// No condition of the policy matches; a success is the usual case.
+    NotListed,
+    /// All attempts that the policy allows were made.
+    Exhausted,
+    /// It may have reached the application, and to repeat it might do harm.
+    NotIdempotent,
+    /// A rate limit refused it, and `envoy-ratelimited` is not listed.
+    RateLimited,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotListed => "no retry condition matches",
+            Self::Exhausted => "all attempts are used",
+            Self::NotIdempotent => "the request may have been processed and is not idempotent",
+            Self::RateLimited => "a rate limit refused it",
+        })
+    }
+}
+
+/// Decides what follows an attempt. See the [module docs](self) for the rule.
+///
+/// ```
+/// use http::{Method, StatusCode};
+/// use mesh_core::retry::{self, Attempted, End, Stop, Verdict};
+///
+/// let config = retry::Config::default();
+/// let end = End::Status(StatusCode::SERVICE_UNAVAILABLE);
+/// assert!(matches!(
+///     retry::decide(&config, &Attempted::new(&Method::GET, end)),
+///     Verdict::Retry { .. }
+/// ));
+/// assert_eq!(
+///     retry::decide(&config, &Attempted::new(&Method::POST, end)),
+///     Verdict::Stop { why: Stop::NotIdempotent }
+/// );
+/// ```
+#[must_use]
+pub fn decide(config: &Config, attempted: &Attempted<'_>) -> Verdict {
+    let Some(condition) = condition(&config.on, attempted) else {
+        return Verdict::Stop { why: Stop::NotListed };
+    };
+    if attempted.rate_limited && !config.on.contains(Condition::RateLimited) {
+        return Verdict::Stop { why: Stop::RateLimited };
+    }
+    let reached = match attempted.end {
+        End::Error(error) => !error.is_retryable(),
+        End::Status(_) | End::Grpc(_) => true,
+    };
+    if reached && !attempted.is_idempotent() {
+        return Verdict::Stop { why: Stop::NotIdempotent };
+    }
+    if attempted.attempts > config.attempts {
+        return Verdict::Stop { why: Stop::Exhausted };
+    }
+    Verdict::Retry { condition }
+}
+
+/// The condition of the policy that an attempt's end meets.
+fn condition(on: &Conditions, attempted: &Attempted<'_>) -> Option<Condition> {
+    if attempted.rate_limited && on.contains(Condition::RateLimited) {
+        return Some(Condition::RateLimited);
+    }
+    match attempted.end {
+        End::Error(error) if error.is_retryable() => {
+            let refused = matches!(error.failure(), Some(Failure::Reset));
+            let unsent = if refused { Condition::RefusedStream } else { Condition::ConnectFailure };
+            on.first_of(&[unsent, Condition::ServerError])
+        }
+        End::Error(error) => match error.failure()? {
+            Failure::Reset => on.first_of(&[Condition::Reset, Condition::ServerError]),
+            Failure::Timeout | Failure::Protocol => on.status(error.kind().status()),
+            _ => None,
+        },
+        End::Status(status) => on.status(status),
+        End::Grpc(code) => on.grpc(code),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,14 @@
 //! Source: gRPC "over HTTP2", Requests; Envoy "HTTP header manipulation".
 
 use crate::Timestamp;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::fmt;
 use std::time::Duration;
+
+/// The field of a gRPC call's timeout.
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// The field of an HTTP call's timeout.
+pub const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// The instant at which a call ends, whatever it has reached by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,8 +7,11 @@
 //! Source: W3C Trace Context, section 3.2.
 
 use crate::Draw;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::fmt;
+
+/// The field that carries it.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const SAMPLED: u8 = 1;
 /// The flags that version 00 defines: sampled, and random trace id (level 2). Others are not

@@ -35,8 +35,8 @@ use admission::Admission;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
-use mesh_core::deadline::{self, Expiry};
-use mesh_core::trace_context::TraceContext;
+use mesh_core::deadline::{self, EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT};
+use mesh_core::trace_context::{TRACEPARENT, TraceContext};
 use mesh_core::{Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use record::Record;
@@ -50,9 +50,6 @@ use tokio::time::{Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 

@@ -1,1 +1,59 @@
-//! Placeholder.
+//! From a name to a watched set of endpoints.
+//!
+//! A source implements [`Resolve`]: [`StaticList`], [`EndpointFile`], and [`Dns`] for names. A
+//! [`Watch`] tells the whole set at first and again whenever it differs.
+//!
+//! What all sources share:
+//! - The last good set stays: a failure is told as [`Update::Failed`] and changes nothing else.
+//! - An endpoint keeps its identity as long as its address stays, so that its history and
+//!   connections survive every other change of the set.
+//! - One task per watch, which ends when the watch is dropped; no queue.
+//!
+//! | source | looks again | believes an empty set |
+//! |---|---|---|
+//! | static | never | yes |
+//! | file | when the file, or a link on the way to it, changes; every 10 s besides | an empty list, not an empty file |
+//! | DNS | when the TTL ends, see [`dns`] | after three NXDOMAIN in a row |
+
+pub mod dns;
+pub mod file;
+mod static_list;
+mod watch;
+
+pub use dns::Dns;
+pub use file::EndpointFile;
+pub use static_list::StaticList;
+pub use watch::{Failure, Nudge, Update, Watch};
+
+/// Where the endpoints of one destination come from, over time.
+pub trait Resolve: Send + Sync + 'static {
+    /// Starts to watch. To be called inside a tokio runtime.
+    fn watch(&self) -> Watch;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::EndpointSpec;
+
+    #[tokio::test]
+    async fn a_list_is_told_once_in_order_without_duplicates() {
+        let spec = |text: &str| EndpointSpec::new(text.parse().expect("address"));
+        let list = vec![
+            spec("10.0.0.9:80"),
+            spec("10.0.0.10:80").with_priority(1),
+            spec("10.0.0.2:80").with_weight(7),
+            spec("10.0.0.2:80"),
+        ];
+        let source = StaticList::new(list);
+        let mut watch = source.watch();
+        let wanted = vec![
+            spec("10.0.0.2:80").with_weight(7),
+            spec("10.0.0.9:80"),
+            spec("10.0.0.10:80").with_priority(1),
+        ];
+        assert_eq!(watch.changed().await, Some(Update::Endpoints(wanted)));
+        assert_eq!(watch.changed().await, None);
+        assert_eq!(watch.changed().await, None);
+    }
+}

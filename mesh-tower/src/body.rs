@@ -1,5 +1,6 @@
 //! The request body that the client stack carries.
 
+use crate::retry::replay::Replay;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -29,6 +30,7 @@ enum Kind {
     Empty,
     Full(Bytes),
     Stream(UnsyncBoxBody<Bytes, BoxError>),
+    Replay(Replay),
 }
 
 impl Body {
@@ -69,7 +71,7 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(Self::empty()),
             Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
-            Kind::Stream(_) => None,
+            Kind::Stream(_) | Kind::Replay(_) => None,
         }
     }
 }
@@ -77,6 +79,12 @@ impl Body {
 impl Default for Body {
     fn default() -> Self {
         Self::empty()
+    }
+}
+
+impl From<Replay> for Body {
+    fn from(replay: Replay) -> Self {
+        Self(Kind::Replay(replay))
     }
 }
 
@@ -126,6 +134,7 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Stream(stream) => Pin::new(stream).poll_frame(cx),
+            Kind::Replay(replay) => replay.poll_frame(cx),
         }
     }
 
@@ -134,6 +143,7 @@ impl HttpBody for Body {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::Stream(stream) => stream.is_end_stream(),
+            Kind::Replay(replay) => replay.is_end_stream(),
         }
     }
 
@@ -142,6 +152,7 @@ impl HttpBody for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(stream) => stream.size_hint(),
+            Kind::Replay(replay) => replay.size_hint(),
         }
     }
 }
@@ -151,7 +162,7 @@ impl fmt::Debug for Body {
         f.write_str(match &self.0 {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(in memory)",
-            Kind::Stream(_) => "Body(stream)",
+            Kind::Stream(_) | Kind::Replay(_) => "Body(stream)",
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use mesh_core::Timestamp;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -15,6 +15,13 @@ const BEFORE: Duration = Duration::from_secs(3600);
 #[must_use]
 pub fn now() -> Timestamp {
     timestamp(Instant::now())
+}
+
+/// The time of day, for what peers state as a date; it does not pause.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The same instant, as the core writes it.

@@ -2,10 +2,13 @@
 
 pub mod answer;
 pub mod body;
+pub mod call;
 pub mod clock;
 pub mod connect;
+pub mod deadline;
 mod integrations;
 pub mod listen;
+pub mod retry;
 pub mod server;
 pub mod telemetry;
 pub mod tls;

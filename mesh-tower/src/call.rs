@@ -1,0 +1,121 @@
+//! Call: what is decided about a call once, and read by every layer below.
+//!
+//! Route looks at the configuration once and pins a [`Call`] into the request's extensions.
+//! Policy pinned there wins over a layer's own settings, so the same layers serve hand-made
+//! stacks and pushed configuration; a layer that finds no `Call` uses its own.
+
+use crate::telemetry::DestinationMetrics;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use mesh_core::deadline::Expiry;
+use mesh_core::limit::Limits;
+use mesh_core::retry::budget::Budget;
+use mesh_core::{EndpointId, Policy, Timestamp};
+use std::sync::Arc;
+
+/// The decisions of one call.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Call {
+    /// When it began: the one clock read that all layers share.
+    pub started: Timestamp,
+    /// The merged policy of destination and route.
+    pub policy: Arc<Policy>,
+    /// When the answer's head must be there. It only shrinks on its way down.
+    pub expiry: Option<Expiry>,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// Endpoints of the attempts before this one.
+    pub tried: Vec<EndpointId>,
+    /// Whether a repeated call does no harm, if the route or the caller says so; by method
+    /// otherwise.
+    pub idempotent: Option<bool>,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
+    /// What it shares with the other calls of its destination.
+    pub shared: Option<Arc<Shared>>,
+}
+
+impl Call {
+    /// A first attempt that begins at `started`.
+    #[must_use]
+    pub const fn new(started: Timestamp, policy: Arc<Policy>, grpc: bool) -> Self {
+        Self {
+            started,
+            policy,
+            expiry: None,
+            attempt: 1,
+            tried: Vec::new(),
+            idempotent: None,
+            grpc,
+            shared: None,
+        }
+    }
+}
+
+impl Call {
+    /// The destination's retry budget.
+    pub(crate) fn budget(&self) -> Option<&Budget> {
+        self.shared.as_deref().map(|shared| &shared.budget)
+    }
+
+    /// The destination's limits.
+    pub(crate) fn limits(&self) -> Option<&Limits> {
+        self.shared.as_deref().map(|shared| &shared.limits)
+    }
+
+    /// Where the destination's calls are counted.
+    pub(crate) fn metrics(&self) -> Option<&Arc<DestinationMetrics>> {
+        self.shared.as_deref().map(|shared| &shared.metrics)
+    }
+}
+
+/// What all calls of one destination share.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Shared {
+    /// How many retries the destination's traffic may add.
+    pub budget: Budget,
+    /// How much may be in flight at once.
+    pub limits: Limits,
+    /// Where it is counted.
+    pub metrics: Arc<DestinationMetrics>,
+}
+
+/// In the extensions of a response that reports a failure: the endpoint that sent it, so that a
+/// retry can avoid it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tried(pub EndpointId);
+
+/// Whether a message is gRPC, by its `content-type`: `application/grpc`, alone or with a
+/// suffix such as `+proto`. gRPC-Web is not.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            assert_eq!(is_grpc(&headers), grpc, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,272 @@
+use super::*;
+use crate::Body as Bytes;
+use http_body_util::BodyExt;
+use mesh_core::Policy;
+use std::cell::Cell;
+use std::future::pending;
+use std::rc::Rc;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, advance};
+use tower::{ServiceExt, service_fn};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn never() -> impl Service<Request<Bytes>, Response = Response<Bytes>, Error = Error> + Clone {
+    service_fn(|_| pending())
+}
+
+fn request(expiry: Option<Timestamp>) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::empty());
+    if let Some(expiry) = expiry {
+        request.extensions_mut().insert(Expiry(expiry));
+    }
+    request
+}
+
+async fn fails_after(layer: DeadlineLayer, request: Request<Bytes>) -> Duration {
+    let start = Instant::now();
+    let error = layer.layer(never()).oneshot(request).await.expect_err("the time is up");
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    start.elapsed()
+}
+
+/// A response body that the test feeds; it counts as dropped when the sender is closed.
+struct Fed(mpsc::Receiver<&'static str>);
+
+impl HttpBody for Fed {
+    type Data = bytes::Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, BoxError>>> {
+        self.0.poll_recv(cx).map(|text| Some(Ok(Frame::data(text?.into()))))
+    }
+}
+
+async fn fed(
+    layer: DeadlineLayer,
+    request: Request<Bytes>,
+) -> (mpsc::Sender<&'static str>, Body<Fed>) {
+    let (feed, frames) = mpsc::channel(8);
+    let mut frames = Some(frames);
+    let service = layer.layer(service_fn(move |_| {
+        let body = Fed(frames.take().expect("called once"));
+        async { Ok::<_, Error>(Response::new(body)) }
+    }));
+    (feed, service.oneshot(request).await.expect("a response").into_body())
+}
+
+fn kind(error: &BoxError) -> Option<ErrorKind> {
+    error.downcast_ref::<Error>().map(Error::kind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_the_contract() {
+    testkit::contract::check(
+        |inner| DeadlineLayer::default().layer(inner),
+        || Request::new(Bytes::empty()),
+        || Response::new(Bytes::empty()),
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tighter_deadline_wins() {
+    let expiry = clock::now() + 200 * MS;
+    assert_eq!(fails_after(DeadlineLayer::default(), request(Some(expiry))).await, 200 * MS);
+    let expiry = clock::now() + 200 * MS;
+    assert_eq!(fails_after(DeadlineLayer::new(50 * MS), request(Some(expiry))).await, 50 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_timeout_the_head_has_fifteen_seconds() {
+    let waited = fails_after(DeadlineLayer::default(), request(None)).await;
+    assert_eq!(waited, Duration::from_secs(15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fifteen_seconds_count_from_when_the_request_is_sent() {
+    let (feed, frames) = mpsc::channel(1);
+    let mut request = request(None);
+    *request.body_mut() = Bytes::new(Fed(frames));
+    // Reads the request, then says nothing.
+    let inner = service_fn(async |request: Request<Bytes>| {
+        let _ = request.into_body().collect().await;
+        pending::<Result<Response<Bytes>, Error>>().await
+    });
+    let layer = tower::ServiceBuilder::new()
+        .layer(DeadlineLayer::default())
+        .layer(crate::retry::RetryLayer::new());
+    let start = Instant::now();
+    let upload = async move {
+        for _ in 0..100 {
+            tokio::time::sleep(1_000 * MS).await;
+            feed.send("more").await.expect("read");
+        }
+    };
+    let ((), answer) = tokio::join!(upload, layer.service(inner).oneshot(request));
+    assert_eq!(answer.expect_err("the time is up").kind(), ErrorKind::Deadline);
+    assert_eq!(start.elapsed(), 115_000 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explicit_timeout_counts_from_the_start() {
+    let (_feed, frames) = mpsc::channel(1);
+    let mut request = request(None);
+    *request.body_mut() = Bytes::new(Fed(frames));
+    assert_eq!(fails_after(DeadlineLayer::new(200 * MS), request).await, 200 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_timeout_field_is_a_deadline_on_grpc_alone() {
+    let mut grpc = request(None);
+    grpc.headers_mut().insert(GRPC_TIMEOUT, HeaderValue::from_static("70m"));
+    let mut http = request(None);
+    http.headers_mut().insert(GRPC_TIMEOUT, HeaderValue::from_static("70m"));
+    grpc.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    assert_eq!(fails_after(DeadlineLayer::default(), grpc).await, 70 * MS);
+    assert_eq!(fails_after(DeadlineLayer::new(90 * MS), http).await, 90 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_hands_its_own_deadline_on() {
+    let expiry = Some(Expiry(clock::now() + 30 * MS));
+    let served = ServerContext { expiry, ..ServerContext::default() };
+    let waited = served.scope(fails_after(DeadlineLayer::default(), request(None))).await;
+    assert_eq!(waited, 30 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pinned_policy_and_start_win() {
+    let mut policy = Policy::default();
+    policy.timeouts.request = 100 * MS;
+    policy.timeouts.explicit = true;
+    let call = Call::new(clock::now(), Arc::new(policy), false);
+    advance(40 * MS).await;
+    let mut request = request(None);
+    request.extensions_mut().insert(call);
+    assert_eq!(fails_after(DeadlineLayer::new(MS), request).await, 60 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_late_already_is_not_sent() {
+    let called = Rc::new(Cell::new(false));
+    let seen = called.clone();
+    let inner = service_fn(move |_: Request<Bytes>| {
+        seen.set(true);
+        pending::<Result<Response<Bytes>, Error>>()
+    });
+    let late = request(Some(clock::now()));
+    let error = DeadlineLayer::default().layer(inner).oneshot(late).await.expect_err("late");
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(!called.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_time_is_up_the_attempt_is_dropped() {
+    let alive = Rc::new(());
+    let held = alive.clone();
+    let inner = service_fn(move |_: Request<Bytes>| {
+        let held = held.clone();
+        async move {
+            pending::<()>().await;
+            drop(held);
+            Ok::<_, Error>(Response::new(Bytes::empty()))
+        }
+    });
+    let mut call = std::pin::pin!(DeadlineLayer::new(MS).layer(inner).call(request(None)));
+    assert!(call.as_mut().await.is_err());
+    assert_eq!(Rc::strong_count(&alive), 1, "the future is alive, the attempt is not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explicit_deadline_bounds_the_body_too() {
+    let start = Instant::now();
+    let (feed, mut body) = fed(DeadlineLayer::new(100 * MS), request(None)).await;
+    feed.try_send("one").expect("room");
+    assert!(body.frame().await.expect("a frame").is_ok());
+    let error = body.frame().await.expect("an end").expect_err("the time is up");
+    assert_eq!(kind(&error), Some(ErrorKind::Deadline));
+    assert_eq!(start.elapsed(), 100 * MS);
+    assert!(feed.is_closed(), "the body below is dropped");
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_bounds_may_last_as_long_as_it_moves() {
+    let layer = DeadlineLayer::default().stream_idle(50 * MS);
+    let (feed, mut body) = fed(layer, request(None)).await;
+    let start = Instant::now();
+    let feeder = async {
+        for _ in 0..1_000 {
+            tokio::time::sleep(40 * MS).await;
+            feed.send("tick").await.expect("read");
+        }
+    };
+    let reader = async {
+        for _ in 0..1_000 {
+            assert!(body.frame().await.expect("a frame").is_ok());
+        }
+    };
+    tokio::join!(feeder, reader);
+    assert_eq!(start.elapsed(), 40_000 * MS);
+
+    let error = body.frame().await.expect("an end").expect_err("it stands still");
+    assert_eq!(kind(&error), Some(ErrorKind::StreamIdle));
+    assert_eq!(start.elapsed(), 40_050 * MS);
+    assert!(feed.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_not_idleness() {
+    let layer = DeadlineLayer::default().stream_idle(50 * MS);
+    let (feed, mut body) = fed(layer, request(None)).await;
+    feed.try_send("one").expect("room");
+    advance(500 * MS).await;
+    assert!(body.frame().await.expect("a frame").is_ok());
+    advance(500 * MS).await;
+    let start = Instant::now();
+    assert!(body.frame().await.expect("an end").is_err());
+    assert_eq!(start.elapsed(), 50 * MS, "counted from when the reader began to wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_response_that_has_begun_ends_in_trailers() {
+    let mut request = request(None);
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    let (_feed, body) = fed(DeadlineLayer::new(MS), request).await;
+    let collected = body.collect().await.expect("trailers, no error");
+    let trailers = collected.trailers().expect("trailers");
+    assert_eq!(GrpcCode::from_headers(trailers), Some(GrpcCode::DEADLINE_EXCEEDED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_explicit_expiry_goes_out() {
+    async fn sent(layer: DeadlineLayer, grpc: bool) -> HeaderMap {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut request = request(None);
+        if grpc {
+            let value = HeaderValue::from_static("application/grpc");
+            request.headers_mut().insert("content-type", value);
+        }
+        let inner = service_fn(move |request: Request<Bytes>| {
+            sender.try_send(request.headers().clone()).expect("room");
+            async { Ok::<_, Error>(Response::new(Bytes::empty())) }
+        });
+        layer.layer(inner).oneshot(request).await.expect("a response");
+        receiver.recv().await.expect("sent")
+    }
+    let http = sent(DeadlineLayer::new(1_500 * MS), false).await;
+    assert_eq!(http.get(EXPECTED_TIMEOUT).expect("there"), "1500");
+    assert!(!http.contains_key(GRPC_TIMEOUT));
+    let grpc = sent(DeadlineLayer::new(1_500 * MS), true).await;
+    let left = parse_grpc_timeout(grpc.get(GRPC_TIMEOUT).expect("there").as_bytes());
+    assert_eq!(left.expect("valid"), 1_500 * MS);
+    assert!(!grpc.contains_key(EXPECTED_TIMEOUT));
+    for grpc in [false, true] {
+        let silent = sent(DeadlineLayer::default(), grpc).await;
+        assert!(!silent.contains_key(EXPECTED_TIMEOUT) && !silent.contains_key(GRPC_TIMEOUT));
+    }
+}

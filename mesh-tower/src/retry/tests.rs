@@ -1,0 +1,451 @@
+use super::*;
+use crate::call::Shared;
+use crate::telemetry::Metrics;
+use http::{Method, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use mesh_core::Policy;
+use mesh_core::limit::Limits;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::future::pending;
+use tokio::time::Instant;
+use tower::{ServiceExt, service_fn};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What one attempt is answered with.
+enum Step {
+    Status(u16, &'static [(&'static str, &'static str)]),
+    Error(Error),
+    Never,
+}
+
+fn status(code: u16) -> Step {
+    Step::Status(code, &[])
+}
+
+fn refused() -> Step {
+    Step::Error(ErrorKind::Connect.into())
+}
+
+fn reset() -> Step {
+    Step::Error(Error::from(ErrorKind::ConnectionClosed).after_send())
+}
+
+/// An inner service that follows a script and keeps what it was sent.
+#[derive(Clone)]
+struct Script(Arc<Mutex<Inner>>);
+
+struct Inner {
+    steps: VecDeque<Step>,
+    seen: Vec<(request::Parts, Option<Bytes>, Instant)>,
+}
+
+impl Script {
+    fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self(Arc::new(Mutex::new(Inner { steps: steps.into_iter().collect(), seen: Vec::new() })))
+    }
+
+    fn service(
+        &self,
+    ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Error, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static {
+        let script = self.0.clone();
+        service_fn(move |request: Request<Body>| {
+            let script = script.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.ok().map(|body| body.to_bytes());
+                let step = {
+                    let mut inner = script.lock();
+                    inner.seen.push((head, body, Instant::now()));
+                    inner.steps.pop_front().expect("no more attempts than steps")
+                };
+                match step {
+                    Step::Status(code, fields) => {
+                        let mut response = Response::new(Body::from("answer"));
+                        *response.status_mut() = StatusCode::from_u16(code).expect("valid");
+                        for (name, value) in fields {
+                            response.headers_mut().insert(*name, HeaderValue::from_static(value));
+                        }
+                        Ok(response)
+                    }
+                    Step::Error(error) => Err(error),
+                    Step::Never => pending().await,
+                }
+            }
+        })
+    }
+
+    fn attempts(&self) -> usize {
+        self.0.lock().seen.len()
+    }
+
+    fn head(&self, attempt: usize) -> request::Parts {
+        self.0.lock().seen[attempt].0.clone()
+    }
+
+    fn body(&self, attempt: usize) -> Option<Bytes> {
+        self.0.lock().seen[attempt].1.clone()
+    }
+
+    /// Between the arrivals of the first two attempts.
+    fn waited(&self) -> Duration {
+        let seen = &self.0.lock().seen;
+        seen[1].2 - seen[0].2
+    }
+
+    async fn run(
+        &self,
+        layer: RetryLayer,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        layer.layer(self.service()).oneshot(request).await
+    }
+}
+
+fn request(method: Method) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = method;
+    request
+}
+
+fn streaming(frames: &'static [&'static [u8]]) -> Body {
+    struct Frames(std::slice::Iter<'static, &'static [u8]>);
+    impl futures_core::Stream for Frames {
+        type Item = Result<Frame<Bytes>, BoxError>;
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            Poll::Ready(self.0.next().map(|data| Ok(Frame::data(Bytes::from_static(data)))))
+        }
+    }
+    Body::new(StreamBody::new(Frames(frames.iter())))
+}
+
+fn pin(request: &mut Request<Body>, edit: impl FnOnce(&mut Call)) {
+    let grpc = call::is_grpc(request.headers());
+    let mut call = Call::new(clock::now(), Arc::new(Policy::default()), grpc);
+    edit(&mut call);
+    request.extensions_mut().insert(call);
+}
+
+fn grpc() -> Request<Body> {
+    let mut request = request(Method::POST);
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_the_contract() {
+    testkit::contract::check(
+        |inner| RetryLayer::default().layer(inner),
+        || Request::new(Body::empty()),
+        || Response::new(Body::empty()),
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_method_goes_again_when_it_cannot_have_reached_the_application() {
+    for method in [Method::GET, Method::POST] {
+        let script = Script::new([refused(), status(200)]);
+        let response = script.run(RetryLayer::new(), request(method)).await.expect("a response");
+        assert_eq!((response.status().as_u16(), script.attempts()), (200, 2));
+        assert_eq!(script.waited(), Duration::ZERO, "nobody is overloaded by it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_reached_it_goes_again_only_if_idempotent() {
+    for (method, idempotent, again) in [
+        (Method::GET, None, true),
+        (Method::HEAD, None, true),
+        (Method::OPTIONS, None, true),
+        (Method::PUT, None, false),
+        (Method::POST, None, false),
+        (Method::POST, Some(true), true),
+        (Method::GET, Some(false), false),
+    ] {
+        for step in [status(502), status(503), status(504), reset()] {
+            let script = Script::new([step, status(200)]);
+            let mut request = request(method.clone());
+            pin(&mut request, |call| call.idempotent = idempotent);
+            let _ = script.run(RetryLayer::new(), request).await;
+            assert_eq!(script.attempts() == 2, again, "{method} {idempotent:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_no_condition_names_is_the_answer() {
+    for code in [200, 404, 429, 500, 501] {
+        let script = Script::new([status(code)]);
+        let response = script.run(RetryLayer::new(), request(Method::GET)).await;
+        assert_eq!(response.expect("a response").status().as_u16(), code);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_last_attempt_its_own_answer_is_the_calls() {
+    let script = Script::new([status(503), status(502)]);
+    let response = script.run(RetryLayer::new(), request(Method::GET)).await.expect("a response");
+    assert_eq!(response.status().as_u16(), 502);
+    assert_eq!(response.into_body().collect().await.expect("whole").to_bytes(), "answer");
+
+    let script = Script::new([refused(), refused(), reset()]);
+    let layer = RetryLayer::new().attempts(2);
+    let error = script.run(layer, request(Method::GET)).await.expect_err("an error");
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::ConnectionClosed, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_without_retries_passes_calls_through() {
+    let script = Script::new([refused()]);
+    let error = script.run(RetryLayer::new().attempts(0), request(Method::GET)).await;
+    assert_eq!(error.expect_err("an error").attempts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_known_or_short_enough_is_repeated() {
+    for body in [Body::from("onetwo"), streaming(&[b"one", b"two"])] {
+        let script = Script::new([status(503), status(200)]);
+        let mut request = request(Method::GET);
+        *request.body_mut() = body;
+        script.run(RetryLayer::new(), request).await.expect("a response");
+        assert_eq!(script.body(0).as_deref(), Some(&b"onetwo"[..]));
+        assert_eq!(script.body(1).as_deref(), Some(&b"onetwo"[..]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_stream_is_sent_once() {
+    const HALF: &[u8] = &[0; 33 * 1024];
+    let script = Script::new([status(503)]);
+    let mut request = request(Method::GET);
+    *request.body_mut() = streaming(&[HALF, HALF]);
+    let response = script.run(RetryLayer::new(), request).await.expect("a response");
+    assert_eq!(response.status().as_u16(), 503);
+    assert_eq!(script.body(0).map(|body| body.len()), Some(2 * HALF.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_attempt_begins_that_the_deadline_would_cut() {
+    for (left, attempts) in [(1_999 * MS, 1), (2_500 * MS, 2)] {
+        let script = Script::new([Step::Status(503, &[("retry-after", "2")]), status(200)]);
+        let mut request = request(Method::GET);
+        pin(&mut request, |call| call.expiry = Some(Expiry(call.started + left)));
+        script.run(RetryLayer::new(), request).await.expect("a response");
+        assert_eq!(script.attempts(), attempts, "{left:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_what_the_server_asked_for_else_jitter() {
+    let script = Script::new([Step::Status(503, &[("retry-after", "2")]), status(200)]);
+    script.run(RetryLayer::new(), request(Method::GET)).await.expect("a response");
+    assert_eq!(script.waited(), Duration::from_secs(2));
+
+    for _ in 0..20 {
+        let script = Script::new([status(503), status(200)]);
+        script.run(RetryLayer::new(), request(Method::GET)).await.expect("a response");
+        assert!(script.waited() <= 25 * MS, "{:?}", script.waited());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_status_in_the_head_goes_again_unless_the_server_forbids_it() {
+    const UNAVAILABLE: &[(&str, &str)] = &[("grpc-status", "14")];
+    const PUSHBACK: &[(&str, &str)] = &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "70")];
+    const NEVER: &[(&str, &str)] = &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")];
+    for (fields, idempotent, attempts) in [
+        (UNAVAILABLE, Some(true), 2),
+        (UNAVAILABLE, None, 1),
+        (PUSHBACK, Some(true), 2),
+        (NEVER, Some(true), 1),
+        (&[("grpc-status", "3")], Some(true), 1),
+        (&[], Some(true), 1),
+    ] {
+        let script = Script::new([Step::Status(200, fields), Step::Status(200, &[])]);
+        let mut request = grpc();
+        pin(&mut request, |call| call.idempotent = idempotent);
+        script.run(RetryLayer::new(), request).await.expect("a response");
+        assert_eq!(script.attempts(), attempts, "{fields:?} {idempotent:?}");
+        if fields == PUSHBACK {
+            assert_eq!(script.waited(), 70 * MS);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_attempt_says_so_and_avoids_the_endpoints_before() {
+    let first = Error::from(ErrorKind::Connect).with_endpoint("127.0.0.1:1");
+    let script = Script::new([Step::Error(first), status(200)]);
+    let mut http = request(Method::GET);
+    pin(&mut http, |_| {});
+    script.run(RetryLayer::new(), http).await.expect("a response");
+    let (before, after) = (script.head(0), script.head(1));
+    assert!(!before.headers.contains_key(ATTEMPT_COUNT));
+    assert_eq!(after.headers.get(ATTEMPT_COUNT).expect("there"), "2");
+    let call = after.extensions.get::<Call>().expect("pinned");
+    assert_eq!((call.attempt, &call.tried[..]), (2, &[EndpointId::from("127.0.0.1:1")][..]));
+
+    let script = Script::new([refused(), status(200)]);
+    script.run(RetryLayer::new(), grpc()).await.expect("a response");
+    assert!(!script.head(0).headers.contains_key(PREVIOUS_ATTEMPTS));
+    assert_eq!(script.head(1).headers.get(PREVIOUS_ATTEMPTS).expect("there"), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_names_the_endpoint_to_avoid() {
+    let script = Script::new([status(503), status(200)]);
+    let inner = script.service().map_response(|mut response: Response<Body>| {
+        response.extensions_mut().insert(Tried("127.0.0.1:1".into()));
+        response
+    });
+    let mut request = request(Method::GET);
+    pin(&mut request, |_| {});
+    RetryLayer::new().layer(inner).oneshot(request).await.expect("a response");
+    let head = script.head(1);
+    let call = head.extensions.get::<Call>().expect("pinned");
+    assert_eq!(call.tried, [EndpointId::from("127.0.0.1:1")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_left_on_the_wire_shrinks_with_each_attempt() {
+    let script = Script::new([Step::Status(503, &[("retry-after", "2")]), status(200)]);
+    let mut request = request(Method::GET);
+    request.headers_mut().insert(EXPECTED_TIMEOUT, HeaderValue::from_static("5000"));
+    pin(&mut request, |call| call.expiry = Some(Expiry(call.started + 5_000 * MS)));
+    script.run(RetryLayer::new(), request).await.expect("a response");
+    assert_eq!(script.head(0).headers.get(EXPECTED_TIMEOUT).expect("there"), "5000");
+    assert_eq!(script.head(1).headers.get(EXPECTED_TIMEOUT).expect("there"), "3000");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_takes_too_long_is_dropped_for_another() {
+    let script = Script::new([Step::Never, status(200)]);
+    let layer = RetryLayer::new().per_try_timeout(100 * MS);
+    script.run(layer.clone(), request(Method::GET)).await.expect("a response");
+    assert!(script.waited() >= 100 * MS && script.waited() <= 125 * MS, "{:?}", script.waited());
+
+    let script = Script::new([Step::Never]);
+    let error = script.run(layer, request(Method::POST)).await.expect_err("it may have arrived");
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Deadline, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_call_ends_the_wait() {
+    let script = Script::new([Step::Status(503, &[("retry-after", "2")])]);
+    let call = script.run(RetryLayer::new(), request(Method::GET));
+    assert!(tokio::time::timeout(MS, call).await.is_err());
+    tokio::time::sleep(3_000 * MS).await;
+    assert_eq!(script.attempts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_total_failure_the_budget_bounds_the_amplification() {
+    const CALLS: u64 = 10_000;
+    let metrics = Metrics::new().destination("inventory");
+    let sent = Arc::new(Mutex::new(0u64));
+    let count = sent.clone();
+    let failing = service_fn(move |_: Request<Body>| {
+        *count.lock() += 1;
+        async {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            Ok::<_, Error>(response)
+        }
+    });
+    let service = RetryLayer::new().attempts(3).metrics(metrics.clone()).layer(failing);
+    let start = Instant::now();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..CALLS {
+        tokio::time::sleep(MS).await;
+        calls.spawn(service.clone().oneshot(request(Method::GET)));
+    }
+    while let Some(done) = calls.join_next().await {
+        let response = done.expect("no panic").expect("the last attempt's response");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let seconds = start.elapsed().as_secs() + 1;
+    // The minimum may be spent for the length of the budget's window before its first second.
+    let minimum = 10 * (seconds + 10);
+    let sent = *sent.lock();
+    assert!(sent > CALLS, "some calls are retried");
+    assert!(sent <= CALLS * 12 / 10 + minimum, "{sent} attempts for {CALLS} calls");
+    let counts = metrics.counts();
+    assert_eq!(counts.retries, sent - CALLS);
+    assert!(counts.budget_exhausted > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pinned_policy_budget_and_metrics_win() {
+    let mut budget = budget::Config::default();
+    budget.percent = 0;
+    budget.min_retries_per_second = 0;
+    let metrics = Metrics::new().destination("inventory");
+    let shared = Arc::new(Shared {
+        budget: Budget::new(&budget),
+        limits: Limits::default(),
+        metrics: metrics.clone(),
+    });
+    let script = Script::new([status(503)]);
+    let mut request = request(Method::GET);
+    pin(&mut request, |call| call.shared = Some(shared));
+    let response = script.run(RetryLayer::new(), request).await.expect("a response");
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "the original failure");
+    assert_eq!((metrics.counts().retries, metrics.counts().budget_exhausted), (0, 1));
+
+    let mut policy = Policy::default();
+    policy.retry.attempts = 0;
+    let script = Script::new([status(503)]);
+    let mut request = self::request(Method::GET);
+    pin(&mut request, |call| call.policy = Arc::new(policy));
+    script.run(RetryLayer::new(), request).await.expect("a response");
+    assert_eq!(script.attempts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_at_once_are_limited_if_the_policy_says_so() {
+    let mut config = mesh_core::limit::Config::default();
+    config.max_retries = Some(1);
+    let limits = Limits::new(&config);
+    let shared = Arc::new(Shared {
+        budget: Budget::default(),
+        limits: limits.clone(),
+        metrics: Metrics::new().destination("inventory"),
+    });
+    for (others, attempts) in [(0, 2), (1, 1)] {
+        let held: Vec<_> = (0..others).map(|_| limits.acquire(Kind::Retry)).collect();
+        let script = Script::new([status(503), status(200)]);
+        let mut request = request(Method::GET);
+        let shared = shared.clone();
+        pin(&mut request, |call| call.shared = Some(shared));
+        script.run(RetryLayer::new(), request).await.expect("a response");
+        assert_eq!(script.attempts(), attempts);
+        drop(held);
+        assert_eq!(limits.active(Kind::Retry), 0, "a retry that is over is not counted");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_given_up_is_dropped_before_the_wait() {
+    let held = Arc::new(());
+    let weak = Arc::downgrade(&held);
+    let held = Arc::new(Mutex::new(Some(held)));
+    let inner = service_fn(move |request: Request<Body>| {
+        let mut response = Response::new(held.lock().take());
+        if !request.headers().contains_key(ATTEMPT_COUNT) {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response.headers_mut().insert("retry-after", HeaderValue::from_static("2"));
+        }
+        std::future::ready(Ok::<_, Error>(response))
+    });
+    let mut call = std::pin::pin!(RetryLayer::new().layer(inner).oneshot(request(Method::GET)));
+    assert!(tokio::time::timeout(MS, call.as_mut()).await.is_err(), "it waits");
+    assert!(weak.upgrade().is_none());
+    assert_eq!(call.await.expect("a response").status(), StatusCode::OK);
+}

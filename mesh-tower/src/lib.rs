@@ -7,6 +7,7 @@ pub mod clock;
 pub mod connect;
 pub mod deadline;
 mod integrations;
+pub mod limit;
 pub mod listen;
 pub mod retry;
 pub mod server;

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod breaker;
 pub mod call;
 pub mod clock;
 pub mod connect;

@@ -81,18 +81,24 @@ const OTHER_METHOD: usize = METHODS.len() - 1;
 const STATUSES: usize = 500;
 const ENDS: usize = STATUSES + ErrorKind::ALL.len();
 
-fn method_index(method: &Method) -> usize {
-    match *method {
-        Method::GET => 0,
-        Method::HEAD => 1,
-        Method::POST => 2,
-        Method::PUT => 3,
-        Method::DELETE => 4,
-        Method::CONNECT => 5,
-        Method::OPTIONS => 6,
-        Method::TRACE => 7,
-        Method::PATCH => 8,
-        _ => OTHER_METHOD,
+/// A request method as its series is labelled: by name if the standards name it, else `_OTHER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodLabel(u8);
+
+impl From<&Method> for MethodLabel {
+    fn from(method: &Method) -> Self {
+        Self(match *method {
+            Method::GET => 0,
+            Method::HEAD => 1,
+            Method::POST => 2,
+            Method::PUT => 3,
+            Method::DELETE => 4,
+            Method::CONNECT => 5,
+            Method::OPTIONS => 6,
+            Method::TRACE => 7,
+            Method::PATCH => 8,
+            _ => OTHER_METHOD as u8,
+        })
     }
 }
 
@@ -130,8 +136,8 @@ pub struct Grid {
 
 impl Grid {
     /// Counts one request.
-    pub fn record(&self, method: &Method, end: End, took: Duration) {
-        self.cell(method_index(method), end_index(end)).record(took);
+    pub fn record(&self, method: impl Into<MethodLabel>, end: End, took: Duration) {
+        self.cell(usize::from(method.into().0), end_index(end)).record(took);
     }
 
     fn cell(&self, method: usize, end: Option<usize>) -> &Histogram {

@@ -16,6 +16,7 @@
 //! | `mesh.retry.budget.remaining` | `mesh.destination` | retries the budget would allow now |
 //! | `mesh.lb.picks` | `mesh.destination` | endpoints picked |
 //! | `mesh.lb.endpoints` | `mesh.destination`, `state` | endpoints by state, now |
+//! | `mesh.lb.ejections` | `mesh.destination` | endpoints ejected by outlier detection |
 //! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
@@ -26,8 +27,7 @@
 //!
 //! Source: OpenTelemetry semantic conventions for HTTP and RPC metrics.
 
-use super::histogram::{Codes, End, Grid};
-use http::Method;
+use super::histogram::{Codes, End, Grid, MethodLabel};
 use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -85,6 +85,13 @@ impl Metrics {
             .clone()
     }
 
+    /// The metrics that destinations without a name of their own share: for names that come from
+    /// calls instead of configuration.
+    #[must_use]
+    pub fn other(&self) -> Arc<DestinationMetrics> {
+        self.destination(OTHER)
+    }
+
     /// The metrics of what this process serves.
     #[must_use]
     pub fn server(&self) -> &Arc<ServerMetrics> {
@@ -118,6 +125,28 @@ pub struct Observed {
     pub endpoints: Vec<(&'static str, u64)>,
     /// Retries that the budget would allow now.
     pub budget_remaining: Option<u64>,
+}
+
+/// How a call ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// With an answer that is no failure.
+    Success,
+    /// With a failure of the endpoint or of the mesh.
+    Failure,
+    /// The caller went away first.
+    Cancelled,
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Success => Self::Success,
+            Outcome::Cancelled => Self::Cancelled,
+            _ => Self::Failure,
+        }
+    }
 }
 
 /// State of a breaker, as a label.
@@ -157,6 +186,7 @@ pub struct DestinationMetrics {
     retries: AtomicU64,
     budget_exhausted: AtomicU64,
     picks: AtomicU64,
+    ejections: AtomicU64,
     breaker: [AtomicU64; BreakerState::ALL.len()],
     shed: ByKind,
     observe: Mutex<Option<Weak<dyn Observe>>>,
@@ -178,6 +208,8 @@ pub struct Counts {
     pub budget_exhausted: u64,
     /// Endpoints picked: attempts that got as far as an endpoint.
     pub picks: u64,
+    /// Endpoints that outlier detection took out.
+    pub ejections: u64,
 }
 
 impl DestinationMetrics {
@@ -192,6 +224,7 @@ impl DestinationMetrics {
             retries: AtomicU64::new(0),
             budget_exhausted: AtomicU64::new(0),
             picks: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
             breaker: Default::default(),
             shed: ByKind::default(),
             observe: Mutex::new(None),
@@ -205,7 +238,7 @@ impl DestinationMetrics {
     }
 
     /// One attempt ended.
-    pub fn attempt_ended(&self, method: &Method, end: End, took: Duration) {
+    pub fn attempt_ended(&self, method: impl Into<MethodLabel>, end: End, took: Duration) {
         self.http.record(method, end, took);
     }
 
@@ -215,11 +248,11 @@ impl DestinationMetrics {
     }
 
     /// One call ended, with all its attempts.
-    pub fn call_ended(&self, outcome: Outcome) {
-        match outcome {
-            Outcome::Success => &self.succeeded,
-            Outcome::Cancelled => &self.cancelled,
-            _ => &self.failed,
+    pub fn call_ended(&self, ended: impl Into<Ended>) {
+        match ended.into() {
+            Ended::Success => &self.succeeded,
+            Ended::Failure => &self.failed,
+            Ended::Cancelled => &self.cancelled,
         }
         .fetch_add(1, Relaxed);
     }
@@ -237,6 +270,11 @@ impl DestinationMetrics {
     /// An endpoint was picked.
     pub fn picked(&self) {
         self.picks.fetch_add(1, Relaxed);
+    }
+
+    /// Outlier detection took an endpoint out.
+    pub fn ejected(&self) {
+        self.ejections.fetch_add(1, Relaxed);
     }
 
     /// A breaker came into a state.
@@ -272,6 +310,7 @@ impl DestinationMetrics {
             retries: self.retries.load(Relaxed),
             budget_exhausted: self.budget_exhausted.load(Relaxed),
             picks: self.picks.load(Relaxed),
+            ejections: self.ejections.load(Relaxed),
         }
     }
 
@@ -308,7 +347,7 @@ pub struct ServerMetrics {
 
 impl ServerMetrics {
     /// One request was served, or ended in an error.
-    pub fn request_ended(&self, method: &Method, end: End, took: Duration) {
+    pub fn request_ended(&self, method: impl Into<MethodLabel>, end: End, took: Duration) {
         self.http.record(method, end, took);
     }
 
@@ -374,7 +413,7 @@ mod tests {
             metrics.destination(&format!("host-{i}")).picked();
         }
         assert_eq!(metrics.destinations().len(), MAX_DESTINATIONS + 1);
-        assert_eq!(metrics.destination(OTHER).counts().picks, 10);
+        assert_eq!(metrics.other().counts().picks, 10);
         assert_eq!(metrics.destination("host-0").counts().picks, 1);
     }
 

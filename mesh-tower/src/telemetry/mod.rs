@@ -1,12 +1,277 @@
 //! Telemetry: metrics, spans and trace context, by the names of OpenTelemetry.
+//!
+//! One layer, at two places of the stack: it watches a call with all its attempts, or one
+//! attempt, from its start to the end of the response body.
+//!
+//! | | [`TelemetryLayer::call`] | [`TelemetryLayer::attempt`] |
+//! |---|---|---|
+//! | span | INTERNAL | CLIENT, within the call's |
+//! | metrics | `mesh.calls`; for gRPC `rpc.client.call.duration` | `http.client.request.duration` |
+//! | trace context | if recorded | each attempt is a child of its own |
+//!
+//! How it ended is read where it shows: the status of an HTTP response from its head, that of a
+//! gRPC response from its trailers, or from the head of a trailers-only response; without one
+//! it is `UNKNOWN`. A body that breaks off is an error. Dropped before the end, a call counts as
+//! cancelled; an attempt keeps the status it had, so that a response given up for a retry counts
+//! as what it was.
+//!
+//! Cost: an attempt reads the clock once, at its end; the first one takes its start from the
+//! pinned [`Call`]. Spans that nobody records and trace context that nobody sent cost a check.
+//!
+//! Which metrics there are: [`Metrics`]. What the spans hold: they carry the attributes of
+//! the OpenTelemetry conventions for HTTP and RPC clients, plus `mesh.destination`,
+//! `mesh.endpoint`, `mesh.attempt`, `mesh.pick_reason`.
+//!
+//! Order: `call` above deadline and retry, `attempt` between retry and balance.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), mesh_tower::Error> {
+//! use http::{Request, Response};
+//! use mesh_tower::telemetry::{Metrics, TelemetryLayer};
+//! use mesh_tower::{Body, Error};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let metrics = Metrics::new();
+//! let inventory = metrics.destination("inventory");
+//! let service = ServiceBuilder::new()
+//!     .layer(TelemetryLayer::call().metrics(inventory.clone()))
+//!     .layer(TelemetryLayer::attempt().metrics(inventory.clone()))
+//!     .service(service_fn(async |_| Ok::<_, Error>(Response::new(Body::empty()))));
+//! service.oneshot(Request::new(Body::empty())).await?;
+//! assert_eq!(inventory.counts().succeeded, 1);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod histogram;
 mod metrics;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
+mod propagation;
+mod span;
+mod watch;
 
-pub use histogram::{End, Histogram};
+pub use histogram::{End, Histogram, MethodLabel};
 pub use metrics::{
-    BreakerState, Counts, DestinationMetrics, MAX_DESTINATIONS, Metrics, Observe, Observed,
+    BreakerState, Counts, DestinationMetrics, Ended, MAX_DESTINATIONS, Metrics, Observe, Observed,
     ServerMetrics,
 };
+
+use crate::body::BoxError;
+use crate::call::{self, Call};
+use crate::clock;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use mesh_core::Error;
+use pin_project_lite::pin_project;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::Span;
+use watch::Watch;
+
+/// Wraps a service in [`Telemetry`].
+#[derive(Clone, Debug)]
+pub struct TelemetryLayer {
+    scope: Scope,
+    metrics: Option<Arc<DestinationMetrics>>,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Call,
+    Attempt,
+}
+
+impl TelemetryLayer {
+    /// Watches calls.
+    #[must_use]
+    pub const fn call() -> Self {
+        Self { scope: Scope::Call, metrics: None }
+    }
+
+    /// Watches attempts.
+    #[must_use]
+    pub const fn attempt() -> Self {
+        Self { scope: Scope::Attempt, metrics: None }
+    }
+
+    /// Where calls without a pinned [`Call`] are counted; nowhere by default.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<DestinationMetrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+}
+
+impl<S> Layer<S> for TelemetryLayer {
+    type Service = Telemetry<S>;
+
+    fn layer(&self, inner: S) -> Telemetry<S> {
+        Telemetry { inner, layer: self.clone() }
+    }
+}
+
+/// See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct Telemetry<S> {
+    inner: S,
+    layer: TelemetryLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for Telemetry<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<Error>,
+    R: HttpBody,
+{
+    type Response = Response<Body<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let TelemetryLayer { scope, metrics } = &self.layer;
+        let scope = *scope;
+        let pinned = request.extensions().get::<Call>();
+        let grpc = pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc);
+        let started = match pinned {
+            Some(call) if scope == Scope::Call || call.attempt == 1 => call.started,
+            _ => clock::now(),
+        };
+        let metrics = pinned.and_then(Call::metrics).or(metrics.as_ref()).cloned();
+
+        let destination = metrics.as_deref().map_or("", DestinationMetrics::name);
+        let span = span::start(scope, &request, destination, grpc);
+        if scope == Scope::Attempt || !span.is_disabled() {
+            let context = propagation::propagate(request.headers_mut(), !span.is_disabled());
+            if let Some(context) = &context {
+                span::identify(&span, context);
+            }
+        }
+        let watch = Watch::new(scope, metrics, span.clone(), started, request.method(), grpc);
+        let inner = span.in_scope(|| self.inner.call(request));
+        ResponseFuture { inner, span, watch: Some(watch) }
+    }
+}
+
+pin_project! {
+    /// The inner answer, watched.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        span: Span,
+        watch: Option<Watch>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: HttpBody,
+    E: Into<Error>,
+{
+    type Output = Result<Response<Body<R>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = {
+            let _entered = this.span.enter();
+            ready!(this.inner.poll(cx))
+        };
+        let watch = this.watch.take();
+        Poll::Ready(match answer {
+            Ok(response) => Ok(watched(response, watch)),
+            Err(error) => {
+                let error = error.into();
+                if let Some(watch) = watch {
+                    watch.failed(&error);
+                }
+                Err(error)
+            }
+        })
+    }
+}
+
+fn watched<R: HttpBody>(response: Response<R>, watch: Option<Watch>) -> Response<Body<R>> {
+    let watch = watch.and_then(|mut watch| {
+        watch.head(&response);
+        if response.body().is_end_stream() {
+            watch.complete();
+            None
+        } else {
+            Some(watch)
+        }
+    });
+    response.map(|inner| Body { inner, watch })
+}
+
+pin_project! {
+    /// A response body, watched to its end.
+    #[derive(Debug)]
+    pub struct Body<B> {
+        #[pin]
+        inner: B,
+        watch: Option<Watch>,
+    }
+}
+
+impl<B> HttpBody for Body<B>
+where
+    B: HttpBody<Error: Into<BoxError>>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let frame =
+            ready!(this.inner.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(watch), Some(trailers)) = (&mut this.watch, frame.trailers_ref()) {
+                    watch.trailers(trailers);
+                }
+                if this.inner.is_end_stream()
+                    && let Some(watch) = this.watch.take()
+                {
+                    watch.complete();
+                }
+            }
+            Some(Err(error)) => {
+                if let Some(watch) = this.watch.take() {
+                    watch.broken(error);
+                }
+            }
+            None => {
+                if let Some(watch) = this.watch.take() {
+                    watch.complete();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

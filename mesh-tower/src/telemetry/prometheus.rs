@@ -218,12 +218,15 @@ fn counters(
             counter(&mut family, &labels, count)?;
         }
     }
-    let plain: [(&str, &str, Read); 4] = [
+    let plain: [(&str, &str, Read); 5] = [
         ("mesh_retry_attempts", "Attempts after the first", |of| of.counts().retries),
         ("mesh_retry_budget_exhausted", "Retries that the budget refused", |of| {
             of.counts().budget_exhausted
         }),
         ("mesh_lb_picks", "Endpoints picked", |of| of.counts().picks),
+        ("mesh_lb_ejections", "Endpoints that outlier detection took out", |of| {
+            of.counts().ejections
+        }),
         ("mesh_metrics_overflow", "Requests counted in a series called _OTHER", |of| {
             of.http.overflowed()
         }),

@@ -18,6 +18,8 @@ mod outcome;
 pub mod pick;
 pub mod policy;
 pub mod retry;
+pub mod route;
+pub mod snapshot;
 mod swap;
 mod time;
 pub mod trace_context;

@@ -41,6 +41,11 @@ impl DestinationName {
         Ok(Self { namespace: namespace.into(), name: name.into() })
     }
 
+    /// The name of what nobody named.
+    pub(crate) fn plain() -> Self {
+        Self { namespace: DEFAULT_NAMESPACE.into(), name: "plain".into() }
+    }
+
     /// The part that tells destinations of one namespace apart.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -1,0 +1,60 @@
+//! Listeners of a proxy.
+
+use super::super::kinds::{Kind, ListenerProtocol};
+use super::super::parse::Spec;
+use super::super::source::{Location, Origin};
+use super::{Compiler, Problem};
+use crate::snapshot::{ListenerConfig, ListenerTls, Snapshot};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+impl Compiler<'_> {
+    pub(super) fn listeners(&mut self, snapshot: &mut Snapshot) {
+        let mut taken: HashMap<SocketAddr, Location> = HashMap::new();
+        for object in self.objects(Kind::Listener) {
+            let Spec::Listener(spec) = &object.spec else { continue };
+            let Ok(address) = spec.address.parse::<SocketAddr>() else {
+                self.problems.push(
+                    Problem::error(format!(
+                        "`{}` is not an address like `127.0.0.1:15001`",
+                        spec.address.escape_debug()
+                    ))
+                    .at(spec.address.at)
+                    .help("`0.0.0.0` and `[::]` listen on every interface"),
+                );
+                continue;
+            };
+            if address.port() != 0
+                && let Some(first) = taken.insert(address, spec.address.at)
+            {
+                self.problems.push(
+                    Problem::error(format!("two listeners have the address {address}"))
+                        .at(spec.address.at)
+                        .other(first, "the other one"),
+                );
+            }
+            let destination =
+                spec.service.as_ref().map(|name| self.service(name, &object.namespace));
+            if destination.is_none() && spec.protocol == ListenerProtocol::Tcp {
+                self.problems.push(
+                    Problem::error("a listener for bytes needs a `service`: bytes name no host")
+                        .at(object.name.at),
+                );
+            }
+            let tls = spec.tls.as_ref().map(|tls| ListenerTls {
+                cert: tls.cert.clone(),
+                key: tls.key.clone(),
+                client_ca: tls.client_ca.clone(),
+            });
+            snapshot.listeners.push(ListenerConfig {
+                name: object.name.value.as_str().into(),
+                direction: spec.direction,
+                address,
+                protocol: spec.protocol,
+                tls,
+                destination: destination.flatten(),
+                origin: Origin::new(&self.documents.sources, object.name.at),
+            });
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Policies: grouped by what they apply to, then merged for each destination and rule.
+
+use super::super::de;
+use super::super::kinds::{Kind, TargetKind};
+use super::super::parse::{Object, Spec, Target};
+use super::super::server_policy::ServerPolicy;
+use super::super::source::{Origin, Origins};
+use super::super::tree::{Node, Value};
+use super::merge::{join, nothing, origins, overlay};
+use super::{Compiler, Problem};
+use crate::name::DestinationName;
+use crate::policy::Policy;
+use crate::snapshot::Snapshot;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Keys of a policy that concern one call. The others concern what all calls to a destination
+/// share, and cannot differ by route.
+const PER_CALL: [&str; 2] = ["retry", "timeouts"];
+
+/// What is written for each level.
+#[derive(Default)]
+pub(super) struct Levels {
+    mesh: Option<Node>,
+    namespaces: HashMap<String, Node>,
+    services: HashMap<DestinationName, Node>,
+    routes: HashMap<(Kind, String, String), Node>,
+}
+
+impl Levels {
+    /// What is written for a destination, merged.
+    pub(super) fn of_destination(&self, name: &DestinationName) -> Node {
+        let mut merged = self.mesh.clone().unwrap_or_else(nothing);
+        let narrower = [self.namespaces.get(name.namespace()), self.services.get(name)];
+        for level in narrower.into_iter().flatten() {
+            overlay(&mut merged, level);
+        }
+        merged
+    }
+
+    /// What is written for a route.
+    pub(super) fn of_route(&self, route: &Object) -> Option<&Node> {
+        self.routes.get(&(route.kind, route.namespace.clone(), route.name.value.clone()))
+    }
+}
+
+fn add<K: std::hash::Hash + Eq>(
+    level: &mut HashMap<K, Node>,
+    key: K,
+    node: &Node,
+    problems: &mut Vec<Problem>,
+) {
+    join(level.entry(key).or_insert_with(nothing), node, problems);
+}
+
+impl Compiler<'_> {
+    pub(super) fn policies(&mut self, snapshot: &mut Snapshot) {
+        let mut traffic = std::mem::take(&mut self.levels);
+        let mut server = Levels::default();
+        for object in &self.documents.objects {
+            match &object.spec {
+                Spec::Traffic(target) => self.file(&mut traffic, object, target),
+                Spec::Server(target) => self.file(&mut server, object, target),
+                _ => {}
+            }
+        }
+        self.levels = traffic;
+
+        let mesh = self.levels.mesh.clone().unwrap_or_else(nothing);
+        (snapshot.default_policy, snapshot.default_origins) = self.policy(&mesh);
+        let servers = &mut snapshot.servers;
+        if let Some(mesh) = &server.mesh {
+            servers.mesh = self.server_policy(mesh);
+        }
+        for namespace in server.namespaces.keys() {
+            let mut merged = server.mesh.clone().unwrap_or_else(nothing);
+            overlay(&mut merged, &server.namespaces[namespace]);
+            servers.namespaces.insert(namespace.clone(), self.server_policy(&merged));
+        }
+        for name in server.services.keys() {
+            let merged = server.of_destination(name);
+            servers.services.insert(name.clone(), self.server_policy(&merged));
+        }
+    }
+
+    /// Adds an object to the level it is written for.
+    fn file(&mut self, levels: &mut Levels, object: &Object, target: &Target) {
+        let node = &object.node;
+        let Some(name) = &target.name else {
+            return join(levels.mesh.get_or_insert_with(nothing), node, &mut self.problems);
+        };
+        let route = match target.kind {
+            TargetKind::Mesh => return,
+            TargetKind::Namespace => {
+                return add(&mut levels.namespaces, name.value.clone(), node, &mut self.problems);
+            }
+            TargetKind::Service => {
+                if self.service(name, &object.namespace).is_some()
+                    && let Ok(known) = DestinationName::new(&object.namespace, name)
+                {
+                    add(&mut levels.services, known, node, &mut self.problems);
+                }
+                return;
+            }
+            TargetKind::HttpRoute => Kind::HttpRoute,
+            TargetKind::GrpcRoute => Kind::GrpcRoute,
+            TargetKind::TcpRoute => Kind::TcpRoute,
+        };
+        if object.kind == Kind::ServerPolicy {
+            self.problems.push(
+                Problem::error(format!("a ServerPolicy cannot apply to a {}", route.name()))
+                    .at(target.at)
+                    .help("it applies to a service, a namespace or the mesh"),
+            );
+            return;
+        }
+        self.per_call(node);
+        let known: Vec<&str> = self
+            .objects(route)
+            .filter(|known| known.namespace == object.namespace)
+            .map(|known| &**known.name)
+            .collect();
+        if known.contains(&&***name) {
+            let key = (route, object.namespace.clone(), name.value.clone());
+            add(&mut levels.routes, key, node, &mut self.problems);
+        } else {
+            let problem = Problem::error(format!(
+                "there is no {} `{}` in namespace `{}`",
+                route.name(),
+                name.value.escape_debug(),
+                object.namespace
+            ));
+            self.problems.push(problem.at(name.at).suggest(name, known));
+        }
+    }
+
+    fn per_call(&mut self, node: &Node) {
+        let Value::Map(entries) = &node.value else { return };
+        for (key, _) in entries.iter().filter(|(key, _)| !PER_CALL.contains(&&*key.text)) {
+            self.problems.push(
+                Problem::error(format!("`{}` cannot differ by route", key.text.escape_debug()))
+                    .at(key.at)
+                    .help("all calls to a destination share it: write it for the Service"),
+            );
+        }
+    }
+
+    /// Reads a merged policy.
+    pub(super) fn policy(&mut self, merged: &Node) -> (Arc<Policy>, Arc<Origins>) {
+        // On top of the default as a whole: a part of it may have other defaults than its type.
+        let mut whole = self.default.clone();
+        overlay(&mut whole, merged);
+        let mut policy: Policy = de::read(&whole, &mut self.problems).unwrap_or_default();
+        let origins = origins(&self.documents.sources, merged);
+        policy.timeouts.explicit = origins.of("timeouts.request") != Origin::DEFAULT;
+        (Arc::new(policy), Arc::new(origins))
+    }
+
+    fn server_policy(&mut self, merged: &Node) -> Arc<ServerPolicy> {
+        let policy: ServerPolicy = de::read(merged, &mut self.problems).unwrap_or_default();
+        if policy.max_requests == Some(0)
+            && let Some(written) = merged.get("maxRequests")
+        {
+            self.problems.push(
+                Problem::error("0 does not mean unlimited")
+                    .at(written.at)
+                    .help("leave `maxRequests` out for no limit"),
+            );
+        }
+        Arc::new(policy)
+    }
+}

@@ -1,0 +1,619 @@
+//! Routes: rules with their matches and destinations, in the order in which they are tried.
+
+use super::super::de::Located;
+use super::super::kinds::{
+    BackendRef, GrpcMatch, HttpMatch, HttpTimeouts, MatchType, NamedMatch, ParentRef, PathMatchType,
+};
+use super::super::parse::{Object, Spec};
+use super::super::source::{Location, Origin};
+use super::super::span;
+use super::super::tree::{Node, Value};
+use super::destinations::host_problem;
+use super::merge::{entry, join, nothing, overlay};
+use super::{Compiler, Problem, destination};
+use crate::name::{DEFAULT_NAMESPACE, DestinationName};
+use crate::route::{
+    Backend, Entries, Entry, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Rule, ValueMatch,
+    covers,
+};
+use crate::snapshot::{DestinationId, Snapshot};
+use http::{HeaderName, Method};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Largest weight (Gateway API).
+const MAX_WEIGHT: u32 = 1_000_000;
+/// Matches of one host up to which each is compared with each for those that are never reached.
+const COMPARED: usize = 1_000;
+/// From the keys of a rule (Gateway API) to those of a policy.
+const INLINE: [(&str, &str, &[&str]); 3] = [
+    ("timeouts", "request", &["timeouts", "request"]),
+    ("timeouts", "backendRequest", &["retry", "perTryTimeout"]),
+    ("retry", "attempts", &["retry", "attempts"]),
+];
+
+/// A rule states the least pause only; the longest is ten times as long (Envoy).
+const BACKOFF_GROWTH: u32 = 10;
+
+/// One match of one rule, with what orders it among others.
+#[derive(Clone)]
+struct Candidate {
+    entry: Entry,
+    at: Location,
+    /// Creation time, namespace and name of the route, number of the rule.
+    age: (Option<String>, String, usize),
+}
+
+impl Candidate {
+    fn order(&self, other: &Self) -> Ordering {
+        // A route without a creation time comes from a file, which is as new as can be.
+        let age = |this: &Self| (this.age.0.is_none(), this.age.clone());
+        self.entry.matched.precedence(&other.entry.matched).then_with(|| age(self).cmp(&age(other)))
+    }
+}
+
+/// What a route says, whichever kind it is.
+struct Route<'a> {
+    object: &'a Object,
+    parents: &'a [Located<ParentRef>],
+    hostnames: &'a [Located<String>],
+}
+
+/// What routes attach to.
+#[derive(Default)]
+struct Attached {
+    services: HashMap<DestinationId, Vec<Candidate>>,
+    hosts: BTreeMap<String, Vec<Candidate>>,
+    tcp: HashMap<DestinationId, (Arc<Rule>, Location)>,
+}
+
+impl Compiler<'_> {
+    pub(super) fn routes(&mut self, snapshot: &mut Snapshot) {
+        let mut attached = Attached::default();
+        for object in &self.documents.objects {
+            match &object.spec {
+                Spec::Http(spec) => {
+                    let route =
+                        Route { object, parents: &spec.parent_refs, hostnames: &spec.hostnames };
+                    let rules = spec.rules.iter().enumerate().map(|(index, rule)| {
+                        self.timeouts(rule.timeouts.as_ref(), rule.at);
+                        let matches = rule
+                            .matches
+                            .iter()
+                            .filter_map(|written| Some((self.http(written)?, written.at)))
+                            .collect();
+                        let inline = self.inline(object, index);
+                        (rule.name.as_ref(), rule.at, matches, &rule.backend_refs[..], inline)
+                    });
+                    let rules: Vec<_> = rules.collect();
+                    self.attach(snapshot, &mut attached, &route, &Match::any(), rules);
+                }
+                Spec::Grpc(spec) => {
+                    let route =
+                        Route { object, parents: &spec.parent_refs, hostnames: &spec.hostnames };
+                    let rules = spec.rules.iter().map(|rule| {
+                        let matches = rule
+                            .matches
+                            .iter()
+                            .filter_map(|written| Some((self.grpc(written)?, written.at)))
+                            .collect();
+                        (rule.name.as_ref(), rule.at, matches, &rule.backend_refs[..], nothing())
+                    });
+                    let rules: Vec<_> = rules.collect();
+                    let any = Match {
+                        path: PathMatch::Grpc { service: None, method: None },
+                        ..Match::any()
+                    };
+                    self.attach(snapshot, &mut attached, &route, &any, rules);
+                }
+                Spec::Tcp(spec) => {
+                    let route = Route { object, parents: &spec.parent_refs, hostnames: &[] };
+                    let rules = spec.rules.iter().map(|rule| {
+                        (rule.name.as_ref(), rule.at, Vec::new(), &rule.backend_refs[..], nothing())
+                    });
+                    let rules = rules.collect();
+                    self.attach_tcp(snapshot, &mut attached, &route, rules);
+                }
+                _ => {}
+            }
+        }
+        self.assemble(snapshot, attached);
+    }
+
+    /// Compiles the rules of a route, and adds them to everything it is attached to.
+    fn attach(
+        &mut self,
+        snapshot: &Snapshot,
+        attached: &mut Attached,
+        route: &Route<'_>,
+        any: &Match,
+        rules: Vec<Written<'_>>,
+    ) {
+        let mut candidates = Vec::new();
+        for (index, written) in rules.into_iter().enumerate() {
+            let (at, mut matches) = (written.1, written.2.clone());
+            if matches.is_empty() {
+                matches.push((any.clone(), at));
+            }
+            let Some(rule) = self.rule(snapshot, route.object, index, written, &matches) else {
+                continue;
+            };
+            let object = route.object;
+            let name = format!("{}/{}", object.namespace, object.name.value);
+            candidates.extend(matches.into_iter().map(|(matched, at)| Candidate {
+                entry: Entry { matched, rule: rule.clone() },
+                at,
+                age: (object.created.clone(), name.clone(), index),
+            }));
+        }
+        for id in self.parents(route) {
+            attached.services.entry(id).or_default().extend(candidates.iter().cloned());
+        }
+        for host in route.hostnames {
+            match host_problem(host, true) {
+                Some(why) => self.problems.push(
+                    Problem::error(format!("`{}` is not a host name: {why}", host.escape_debug()))
+                        .at(host.at),
+                ),
+                None => attached
+                    .hosts
+                    .entry(host.value.clone())
+                    .or_default()
+                    .extend(candidates.iter().cloned()),
+            }
+        }
+    }
+
+    fn attach_tcp(
+        &mut self,
+        snapshot: &Snapshot,
+        attached: &mut Attached,
+        route: &Route<'_>,
+        mut rules: Vec<Written<'_>>,
+    ) {
+        let at = route.object.name.at;
+        if rules.len() != 1 {
+            self.problems.push(
+                Problem::error(format!(
+                    "a TCPRoute has exactly one rule, this has {}",
+                    rules.len()
+                ))
+                .at(at)
+                .help("bytes carry nothing to tell rules apart by"),
+            );
+        }
+        let rule = rules.pop().and_then(|rule| self.rule(snapshot, route.object, 0, rule, &[]));
+        let parents = self.parents(route);
+        let Some(rule) = rule else { return };
+        for id in parents {
+            if let Some((_, first)) = attached.tcp.insert(id, (rule.clone(), at)) {
+                self.problems.push(
+                    Problem::error("two TCPRoutes are attached to one Service")
+                        .at(at)
+                        .other(first, "the other one"),
+                );
+            }
+        }
+    }
+
+    /// The services that a route is attached to.
+    fn parents(&mut self, route: &Route<'_>) -> Vec<DestinationId> {
+        if route.parents.is_empty() && route.hostnames.is_empty() {
+            self.problems.push(
+                Problem::error("this route is attached to nothing")
+                    .at(route.object.name.at)
+                    .help("name a Service in `parentRefs`, or hosts in `hostnames`"),
+            );
+        }
+        let mut ids = Vec::new();
+        for parent in route.parents {
+            let kind = parent.kind.as_ref().map_or("Gateway", |kind| &***kind);
+            let group = parent.group.as_ref().map_or("", |group| &***group);
+            if kind != "Service" || !matches!(group, "" | "core") {
+                let at = parent.kind.as_ref().or(parent.group.as_ref()).map_or(parent.at, |k| k.at);
+                self.problems.push(
+                    Problem::not_supported(&format!("a parent of kind `{}`", kind.escape_debug()))
+                        .at(at)
+                        .help("write `kind: Service` and `group: \"\"`"),
+                );
+                continue;
+            }
+            let namespace = parent.namespace.as_ref();
+            if let Some(other) = namespace.filter(|ns| ***ns != route.object.namespace) {
+                self.problems.push(
+                    Problem::not_supported("a parent in another namespace (a consumer route)")
+                        .at(other.at),
+                );
+                continue;
+            }
+            ids.extend(self.service(&parent.name, &route.object.namespace));
+        }
+        ids
+    }
+
+    /// Compiles one rule.
+    fn rule(
+        &mut self,
+        snapshot: &Snapshot,
+        object: &Object,
+        index: usize,
+        (name, at, _, refs, inline): Written<'_>,
+        matches: &[(Match, Location)],
+    ) -> Option<Arc<Rule>> {
+        if refs.is_empty() {
+            self.problems.push(
+                Problem::error("this rule sends requests nowhere: `backendRefs` is empty").at(at),
+            );
+        }
+        let mut overlaid = self.levels.of_route(object).cloned().unwrap_or_else(nothing);
+        join(&mut overlaid, &inline, &mut self.problems);
+        let backends: Vec<Backend> =
+            refs.iter().filter_map(|r| self.backend(snapshot, object, r, &overlaid)).collect();
+        if backends.len() < refs.len() || refs.is_empty() {
+            return None;
+        }
+        if backends.iter().all(|backend| backend.weight == 0) {
+            self.problems.push(
+                Problem::error("all weights of this rule are 0: it sends requests nowhere").at(at),
+            );
+            return None;
+        }
+        let part = name.map_or_else(|| index.to_string(), |name| name.value.clone());
+        let label = if object.namespace == DEFAULT_NAMESPACE {
+            format!("{}/{part}", object.name.value)
+        } else {
+            format!("{}.{}/{part}", object.name.value, object.namespace)
+        };
+        let origin = Origin::new(&self.documents.sources, at);
+        let matches = matches.iter().map(|(matched, _)| matched.clone()).collect();
+        Some(Arc::new(Rule::new(label.into(), matches, backends, origin)))
+    }
+
+    fn backend(
+        &mut self,
+        snapshot: &Snapshot,
+        object: &Object,
+        written: &Located<BackendRef>,
+        overlaid: &Node,
+    ) -> Option<Backend> {
+        let kind = written.kind.as_ref().map_or("Service", |kind| &***kind);
+        let group = written.group.as_ref().map_or("", |group| &***group);
+        if kind != "Service" || !matches!(group, "" | "core") {
+            let at = written.kind.as_ref().or(written.group.as_ref()).map_or(written.at, |k| k.at);
+            self.problems.push(
+                Problem::not_supported(&format!("a backend of kind `{}`", kind.escape_debug()))
+                    .at(at),
+            );
+            return None;
+        }
+        let namespace = written.namespace.as_ref().map_or(&*object.namespace, |ns| &***ns);
+        let id = self.service(&written.name, namespace)?;
+        let weight = written.weight.as_ref();
+        if let Some(weight) = weight.filter(|weight| weight.value > MAX_WEIGHT) {
+            self.problems.push(
+                Problem::error(format!("weight {} is above {MAX_WEIGHT}", weight.value))
+                    .at(weight.at),
+            );
+        }
+        let weight = weight.map_or(1, |weight| weight.value);
+        let target = destination(snapshot, id)?;
+        if matches!(&overlaid.value, Value::Map(entries) if entries.is_empty()) {
+            let (policy, origins) = (target.policy.clone(), target.origins.clone());
+            return Some(Backend { destination: id, weight, policy, origins });
+        }
+        let mut merged = self.levels.of_destination(&target.name);
+        overlay(&mut merged, overlaid);
+        let (mut policy, origins) = self.policy(&merged);
+        // What `appProtocol` decided is no value that is merged.
+        Arc::make_mut(&mut policy).protocol = target.policy.protocol;
+        Some(Backend { destination: id, weight, policy, origins })
+    }
+
+    fn timeouts(&mut self, timeouts: Option<&HttpTimeouts>, at: Location) {
+        if let Some(HttpTimeouts { request: Some(request), backend_request: Some(each) }) = timeouts
+            && each > request
+        {
+            self.problems.push(
+                Problem::error(
+                    "`backendRequest` is longer than `request`, which bounds all attempts",
+                )
+                .at(at),
+            );
+        }
+    }
+
+    /// The values of a policy that an HTTP rule states itself.
+    fn inline(&mut self, object: &Object, index: usize) -> Node {
+        let mut policy = nothing();
+        let rule = object.node.get("rules").and_then(|rules| match &rules.value {
+            Value::List(rules) => rules.get(index),
+            _ => None,
+        });
+        let mut set = |path: &[&str], value: Node| {
+            let at = value.at;
+            let nested = path.iter().rev().fold(value, |node, key| entry(key, at, node));
+            join(&mut policy, &nested, &mut self.problems);
+        };
+        for (outer, inner, path) in INLINE {
+            if let Some(value) = rule.and_then(|rule| rule.get(outer)?.get(inner)) {
+                set(path, value.clone());
+            }
+        }
+        let retry = rule.and_then(|rule| rule.get("retry"));
+        if let Some(codes) = retry.and_then(|retry| retry.get("codes")) {
+            set(&["retry", "on"], conditions(codes));
+        }
+        if let Some(backoff) = retry.and_then(|retry| retry.get("backoff"))
+            && let Ok(base) = span::parse(backoff.text().unwrap_or_default())
+        {
+            set(&["retry", "backoff", "base"], backoff.clone());
+            let max = Value::Text(span::format(base.saturating_mul(BACKOFF_GROWTH)));
+            set(&["retry", "backoff", "max"], Node { at: backoff.at, value: max });
+        }
+        policy
+    }
+
+    fn http(&mut self, written: &Located<HttpMatch>) -> Option<Match> {
+        let path = match &written.path {
+            None => PathMatch::any(),
+            Some(path) => {
+                let text = path.text();
+                let at = path.value.value.as_ref().map_or(path.at, |value| value.at);
+                if path.kind != PathMatchType::RegularExpression && !is_path(text) {
+                    self.problems.push(
+                        Problem::error(format!("`{}` is not a path", text.escape_debug()))
+                            .at(at)
+                            .help("it starts with `/`, and has neither `//`, `.` or `..` as a segment, nor a query"),
+                    );
+                    return None;
+                }
+                match path.kind {
+                    PathMatchType::Exact => PathMatch::Exact(text.into()),
+                    PathMatchType::PathPrefix => PathMatch::prefix(text),
+                    PathMatchType::RegularExpression => {
+                        PathMatch::RegularExpression(self.pattern(text, at)?)
+                    }
+                }
+            }
+        };
+        let method = match &written.method {
+            None => None,
+            Some(method) => Some(self.method(method)?),
+        };
+        let headers = self.headers(&written.headers)?;
+        let mut query: Vec<QueryMatch> = Vec::new();
+        for parameter in &written.query_params {
+            if query.iter().any(|known| *known.name == **parameter.name) {
+                self.repeated(parameter, "query parameter");
+                continue;
+            }
+            query.push(QueryMatch::new(&parameter.name, self.value(parameter)?));
+        }
+        Some(Match { path, method, headers, query, ..Match::any() })
+    }
+
+    fn grpc(&mut self, written: &Located<GrpcMatch>) -> Option<Match> {
+        let (mut service, mut method) = (None, None);
+        if let Some(both) = &written.method {
+            if both.service.is_none() && both.method.is_none() {
+                self.problems
+                    .push(Problem::error("`method` needs `service`, `method` or both").at(both.at));
+                return None;
+            }
+            for (text, side) in [(&both.service, &mut service), (&both.method, &mut method)] {
+                let Some(text) = text else { continue };
+                *side = Some(match both.kind {
+                    MatchType::Exact => {
+                        if text.is_empty() || text.contains('/') {
+                            self.problems.push(
+                                Problem::error(format!(
+                                    "`{}` is no name of a gRPC service or method",
+                                    text.escape_debug()
+                                ))
+                                .at(text.at),
+                            );
+                            return None;
+                        }
+                        ValueMatch::Exact(text.as_str().into())
+                    }
+                    MatchType::RegularExpression => {
+                        ValueMatch::RegularExpression(self.pattern(text, text.at)?)
+                    }
+                });
+            }
+        }
+        let headers = self.headers(&written.headers)?;
+        Some(Match { path: PathMatch::Grpc { service, method }, headers, ..Match::any() })
+    }
+
+    fn method(&mut self, written: &Located<String>) -> Option<Method> {
+        const KNOWN: [&str; 9] =
+            ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+        if KNOWN.contains(&&***written) {
+            return written.parse().ok();
+        }
+        let problem = Problem::error(format!("unknown method `{}`", written.escape_debug()));
+        self.problems.push(problem.at(written.at).suggest(written, KNOWN));
+        None
+    }
+
+    fn headers(&mut self, written: &[Located<NamedMatch>]) -> Option<Vec<HeaderMatch>> {
+        let mut headers: Vec<HeaderMatch> = Vec::new();
+        for header in written {
+            let Ok(name) = header.name.parse::<HeaderName>() else {
+                self.problems.push(
+                    Problem::error(format!("`{}` is no header name", header.name.escape_debug()))
+                        .at(header.name.at),
+                );
+                return None;
+            };
+            if headers.iter().any(|known| known.name == name) {
+                self.repeated(header, "header");
+                continue;
+            }
+            headers.push(HeaderMatch::new(name, self.value(header)?));
+        }
+        Some(headers)
+    }
+
+    fn repeated(&mut self, written: &Located<NamedMatch>, what: &str) {
+        self.problems.push(
+            Problem::error(format!("{what} `{}` is matched twice", written.name.escape_debug()))
+                .at(written.at)
+                .help("one request meets both only if they are equal; use two `matches` for `or`"),
+        );
+    }
+
+    fn value(&mut self, written: &Located<NamedMatch>) -> Option<ValueMatch> {
+        Some(match written.kind {
+            MatchType::Exact => ValueMatch::Exact(written.value.value.value.as_str().into()),
+            MatchType::RegularExpression => ValueMatch::RegularExpression(
+                self.pattern(&written.value.value, written.value.value.at)?,
+            ),
+        })
+    }
+
+    fn pattern(&mut self, text: &str, at: Location) -> Option<Pattern> {
+        match Pattern::new(text) {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                let why = match &error {
+                    regex::Error::CompiledTooBig(_) => {
+                        "it grows too large when compiled".to_owned()
+                    }
+                    other => other.to_string().lines().last().unwrap_or_default().trim().to_owned(),
+                };
+                let shown: String = text.chars().take(60).collect();
+                self.problems.push(
+                    Problem::error(format!(
+                        "`{}` is no regular expression: {}",
+                        shown.escape_debug(),
+                        why.trim_start_matches("error: ")
+                    ))
+                    .at(at)
+                    .help("the syntax is RE2's, which has no look-around and no back references"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Sorts what is attached, and puts it into the host table.
+    fn assemble(&mut self, snapshot: &mut Snapshot, mut attached: Attached) {
+        for (index, known) in (0..).zip(snapshot.destinations.clone()) {
+            let id = DestinationId(index);
+            let implicit = implicit(id, &known.name, &known.policy, &known.origins, &known.origin);
+            let tcp = attached.tcp.remove(&id).map_or_else(|| implicit.clone(), |(rule, _)| rule);
+            snapshot.tcp.push(tcp);
+            let mut candidates = attached.services.remove(&id).unwrap_or_else(|| {
+                vec![Candidate {
+                    entry: Entry { matched: Match::any(), rule: implicit },
+                    at: Location::default(),
+                    age: (None, String::new(), 0),
+                }]
+            });
+            candidates.sort_by(Candidate::order);
+            self.unreachable(&candidates);
+            snapshot.own.push(candidates.iter().map(|c| c.entry.clone()).collect());
+            for host in &known.hosts {
+                attached
+                    .hosts
+                    .entry(host.to_string())
+                    .or_default()
+                    .extend(candidates.iter().cloned());
+            }
+        }
+        let mut sorted: BTreeMap<String, Vec<Candidate>> = attached.hosts;
+        for candidates in sorted.values_mut() {
+            candidates.sort_by(Candidate::order);
+        }
+        for (host, candidates) in &sorted {
+            if candidates.iter().any(|c| c.at != Location::default()) {
+                self.unreachable(candidates);
+            }
+            let mut wider: Vec<&String> =
+                sorted.keys().filter(|known| covers(known, host)).collect();
+            wider.sort_by_key(|known| std::cmp::Reverse(known.len()));
+            let entries: Entries = candidates
+                .iter()
+                .chain(wider.into_iter().flat_map(|known| &sorted[known]))
+                .map(|candidate| candidate.entry.clone())
+                .collect();
+            snapshot.hosts.insert(host, entries);
+        }
+    }
+
+    /// Warns of matches that an earlier one always takes.
+    fn unreachable(&mut self, candidates: &[Candidate]) {
+        if candidates.len() > COMPARED {
+            return;
+        }
+        for (index, late) in candidates.iter().enumerate() {
+            let earlier = candidates[..index].iter().find(|early| {
+                early.entry.matched.covers(&late.entry.matched) && early.at != late.at
+            });
+            if let Some(early) = earlier
+                && late.at != Location::default()
+                && self.warned.insert(late.at)
+            {
+                let problem = Problem::warning(format!(
+                    "this match is never reached: rule `{}` takes every such request first",
+                    early.entry.rule.name
+                ));
+                let problem = problem.at(late.at);
+                self.problems.push(if early.at == Location::default() {
+                    problem
+                } else {
+                    problem.other(early.at, "taken here")
+                });
+            }
+        }
+    }
+}
+
+/// A rule as it is written: name, place, matches with their places, destinations, and the values
+/// of a policy that it states itself.
+type Written<'a> = (
+    Option<&'a Located<String>>,
+    Location,
+    Vec<(Match, Location)>,
+    &'a [Located<BackendRef>],
+    Node,
+);
+
+/// The rule of a service without routes: everything goes to itself.
+fn implicit(
+    id: DestinationId,
+    name: &DestinationName,
+    policy: &Arc<crate::policy::Policy>,
+    origins: &Arc<super::super::source::Origins>,
+    origin: &Origin,
+) -> Arc<Rule> {
+    let backend =
+        Backend { destination: id, weight: 1, policy: policy.clone(), origins: origins.clone() };
+    let label = format!("{name}/default");
+    Arc::new(Rule::new(label.into(), vec![Match::any()], vec![backend], origin.clone()))
+}
+
+/// The conditions that a list of statuses stands for: those, and a connection that failed before
+/// the request was sent, which Gateway API wants retried whenever anything is (GEP-1731).
+fn conditions(codes: &Node) -> Node {
+    let at = codes.at;
+    let word = |text: &str| Node { at, value: Value::Text(text.to_owned()) };
+    let mut all = vec![word("connect-failure"), word("refused-stream")];
+    if let Value::List(codes) = &codes.value {
+        all.extend(codes.iter().cloned());
+    }
+    Node { at, value: Value::List(all) }
+}
+
+/// Whether a path can be what a request carries after it is normalized.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/')
+        && text.len() <= 1024
+        && !text.contains("//")
+        && !text.contains(['?', '#', ' '])
+        && !text.chars().any(char::is_control)
+        && !text.split('/').any(|segment| matches!(segment, "." | ".."))
+}

@@ -1,0 +1,39 @@
+//! Server policy: how a service receives calls.
+
+use super::span;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How a service receives calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ServerPolicy {
+    /// Calls served at once; further ones are shed with 503, or RESOURCE_EXHAUSTED for gRPC, at
+    /// least 1. Not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_requests: Option<u32>,
+    /// Longest a call may be served. Not limited.
+    #[serde(with = "span::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<span::Text>")]
+    pub timeout: Option<Duration>,
+    /// Whether deadline and trace that callers send are taken over; false at an edge. true.
+    pub trust_callers: bool,
+    /// How long calls in flight may take to end when the server stops. 30 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerPolicy {
+    fn default() -> Self {
+        Self {
+            max_requests: None,
+            timeout: None,
+            trust_callers: true,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

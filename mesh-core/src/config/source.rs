@@ -1,0 +1,121 @@
+//! Files of a configuration, places in them, and where a value comes from.
+
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A named text: one file, or whatever stands for one.
+///
+/// Nothing here reads files: whoever does hands over the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    name: Arc<str>,
+    text: Arc<str>,
+}
+
+impl Source {
+    /// A text under the name that messages give it.
+    pub fn new(name: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+
+    /// The name that messages give it.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A line, counted from 1; empty if there is none.
+    pub(crate) fn line(&self, number: u32) -> &str {
+        self.text.lines().nth((number as usize).saturating_sub(1)).unwrap_or_default()
+    }
+}
+
+/// A place in one of the sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Location {
+    pub(crate) source: u32,
+    /// From 1.
+    pub(crate) line: u32,
+    /// In characters, from 1.
+    pub(crate) column: u32,
+    /// In characters.
+    pub(crate) width: u32,
+}
+
+impl Location {
+    /// The place of what stands in no file.
+    pub(crate) const NOWHERE: Self = Self { source: u32::MAX, line: 0, column: 0, width: 0 };
+}
+
+/// Where a value comes from: a line of a file, or a default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin(Option<(Arc<str>, u32)>);
+
+impl Origin {
+    /// Written nowhere.
+    pub const DEFAULT: Self = Self(None);
+
+    pub(crate) fn new(sources: &[Source], at: Location) -> Self {
+        Self(sources.get(at.source as usize).map(|source| (source.name.clone(), at.line)))
+    }
+
+    /// The file and the line, from 1; `None` for a default.
+    #[must_use]
+    pub fn line(&self) -> Option<(&str, u32)> {
+        self.0.as_ref().map(|(file, line)| (&**file, *line))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((file, line)) => write!(f, "{file}:{line}"),
+            None => f.write_str("default"),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The origin of every value that is not a default, by its path (`retry.attempts`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Origins(BTreeMap<String, Origin>);
+
+impl Origins {
+    pub(crate) fn insert(&mut self, path: String, origin: Origin) {
+        self.0.insert(path, origin);
+    }
+
+    /// Where the value at `path`, or the nearest value around it, was written.
+    #[must_use]
+    pub fn of(&self, path: &str) -> Origin {
+        let mut path = path;
+        loop {
+            if let Some(origin) = self.0.get(path) {
+                return origin.clone();
+            }
+            match path.rsplit_once('.') {
+                Some((around, _)) => path = around,
+                None => return Origin::DEFAULT,
+            }
+        }
+    }
+
+    /// Every path that was written, with its origin.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Origin)> {
+        self.0.iter().map(|(path, origin)| (&**path, origin))
+    }
+}

@@ -1,0 +1,495 @@
+//! One match of a rule: path, method, headers and query, all of which must hold.
+//!
+//! Semantics and order are Gateway API's (`HTTPRouteMatch`, `GRPCRouteMatch`). What it leaves to
+//! implementations is decided here: a regular expression must cover the whole value (RE2 syntax,
+//! linear time) and stands between exact paths and prefixes; a header that comes several times
+//! counts as one value joined by commas (RFC 9110 §5.3); of a query parameter that comes several
+//! times the first counts, percent-decoded.
+
+use super::RouteRequest;
+use http::{HeaderMap, HeaderName, Method};
+use regex::{Regex, RegexBuilder};
+use std::cmp::Ordering;
+use std::fmt;
+
+/// Largest compiled form of one expression, in bytes. A bigger one is refused when it is loaded.
+const PATTERN_SIZE: usize = 1 << 20;
+
+/// A regular expression that must cover the whole text.
+#[derive(Clone)]
+pub struct Pattern {
+    text: Box<str>,
+    regex: Regex,
+}
+
+impl Pattern {
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// When it is no regular expression, uses what has no linear-time form (look-around, back
+    /// references), or grows past 1 MiB compiled.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        let compile = |text: &str| RegexBuilder::new(text).size_limit(PATTERN_SIZE).build();
+        // By itself first: wrapping must neither repair `a)(b` nor show in the message.
+        compile(text)?;
+        Ok(Self { text: text.into(), regex: compile(&format!("^(?:{text})$"))? })
+    }
+
+    /// Whether the whole of `text` matches.
+    #[must_use]
+    pub fn is_match(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+
+    /// The expression as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({:?})", self.text)
+    }
+}
+
+/// What a text must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ValueMatch {
+    /// This text, letter by letter.
+    Exact(Box<str>),
+    /// Wholly covered by an expression.
+    RegularExpression(Pattern),
+}
+
+impl ValueMatch {
+    fn is_match(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(expected) => **expected == *text,
+            Self::RegularExpression(pattern) => pattern.is_match(text),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Exact(text) => text.len(),
+            Self::RegularExpression(pattern) => pattern.as_str().len(),
+        }
+    }
+}
+
+impl fmt::Display for ValueMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => write!(f, "= {}", text.escape_debug()),
+            Self::RegularExpression(pattern) => write!(f, "~ {}", pattern.as_str()),
+        }
+    }
+}
+
+/// What the path must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathMatch {
+    /// This path, letter by letter.
+    Exact(Box<str>),
+    /// Wholly covered by an expression.
+    RegularExpression(Pattern),
+    /// This path or one below it: whole segments, so `/a` covers `/a` and `/a/b`, not `/ab`.
+    /// Kept without a final slash; `/` is kept as the empty text and covers everything.
+    Prefix(Box<str>),
+    /// A gRPC call, by the service and method in its path; `None` is any.
+    Grpc {
+        /// Full name of the service, with its package.
+        service: Option<ValueMatch>,
+        /// Name of the method.
+        method: Option<ValueMatch>,
+    },
+}
+
+impl PathMatch {
+    /// The match of everything.
+    #[must_use]
+    pub fn any() -> Self {
+        Self::Prefix("".into())
+    }
+
+    /// A prefix of whole segments.
+    #[must_use]
+    pub fn prefix(path: &str) -> Self {
+        Self::Prefix(path.strip_suffix('/').unwrap_or(path).into())
+    }
+
+    fn is_match(&self, request: &RouteRequest<'_>) -> bool {
+        match self {
+            Self::Exact(path) => **path == *request.path,
+            Self::RegularExpression(pattern) => pattern.is_match(request.path),
+            Self::Prefix(prefix) => request
+                .path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/')),
+            Self::Grpc { service, method } => {
+                is_grpc(request.headers)
+                    && request
+                        .path
+                        .strip_prefix('/')
+                        .and_then(|path| path.split_once('/'))
+                        .is_some_and(|(named_service, named_method)| {
+                            service.as_ref().is_none_or(|expected| expected.is_match(named_service))
+                                && method
+                                    .as_ref()
+                                    .is_none_or(|expected| expected.is_match(named_method))
+                        })
+            }
+        }
+    }
+
+    /// Kind, then length, then length of the second part: the higher comes first.
+    fn specificity(&self) -> (u8, usize, usize) {
+        match self {
+            Self::Grpc { service, method } => {
+                let len = |value: &Option<ValueMatch>| value.as_ref().map_or(0, ValueMatch::len);
+                (3, len(service), len(method))
+            }
+            Self::Exact(path) => (2, path.len(), 0),
+            Self::RegularExpression(pattern) => (1, pattern.as_str().len(), 0),
+            Self::Prefix(prefix) => (0, prefix.len(), 0),
+        }
+    }
+}
+
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => write!(f, "path = {path}"),
+            Self::RegularExpression(pattern) => write!(f, "path ~ {}", pattern.as_str()),
+            Self::Prefix(prefix) if prefix.is_empty() => f.write_str("any path"),
+            Self::Prefix(prefix) => write!(f, "path {prefix} and below"),
+            Self::Grpc { service: None, method: None } => f.write_str("any gRPC call"),
+            Self::Grpc { service, method } => {
+                f.write_str("gRPC")?;
+                if let Some(service) = service {
+                    write!(f, " service {service}")?;
+                }
+                if let Some(method) = method {
+                    write!(f, " method {method}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a header must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeaderMatch {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value; several are joined by `,`.
+    pub value: ValueMatch,
+}
+
+impl HeaderMatch {
+    /// A header that must have a value.
+    #[must_use]
+    pub const fn new(name: HeaderName, value: ValueMatch) -> Self {
+        Self { name, value }
+    }
+
+    fn is_match(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter();
+        let Some(first) = values.next() else { return false };
+        match values.next() {
+            None => first.to_str().is_ok_and(|value| self.value.is_match(value)),
+            Some(_) => {
+                let mut joined = String::new();
+                for value in headers.get_all(&self.name) {
+                    let Ok(value) = value.to_str() else { return false };
+                    if !joined.is_empty() {
+                        joined.push(',');
+                    }
+                    joined.push_str(value);
+                }
+                self.value.is_match(&joined)
+            }
+        }
+    }
+}
+
+/// What a query parameter must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueryMatch {
+    /// Its name, case-sensitive.
+    pub name: Box<str>,
+    /// The value of its first occurrence.
+    pub value: ValueMatch,
+}
+
+impl QueryMatch {
+    /// A parameter that must have a value.
+    #[must_use]
+    pub fn new(name: &str, value: ValueMatch) -> Self {
+        Self { name: name.into(), value }
+    }
+
+    fn is_match(&self, query: Option<&str>) -> bool {
+        let found = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            decoded(name).eq(self.name.bytes()).then_some(value)
+        });
+        let Some(value) = found else { return false };
+        match &self.value {
+            ValueMatch::Exact(expected) => decoded(value).eq(expected.bytes()),
+            ValueMatch::RegularExpression(pattern) if value.contains('%') => {
+                String::from_utf8(decoded(value).collect())
+                    .is_ok_and(|value| pattern.is_match(&value))
+            }
+            ValueMatch::RegularExpression(pattern) => pattern.is_match(value),
+        }
+    }
+}
+
+/// The bytes that a percent-encoded text stands for; a `%` without two hex digits is itself.
+fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let (byte, used) = match *rest {
+            [b'%', high, low, ..] => match (hex(high), hex(low)) {
+                (Some(high), Some(low)) => (high << 4 | low, 3),
+                _ => (b'%', 1),
+            },
+            [byte, ..] => (byte, 1),
+            [] => return None,
+        };
+        rest = &rest[used..];
+        Some(byte)
+    })
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
+}
+
+/// Conditions that must all hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Match {
+    /// On the path.
+    pub path: PathMatch,
+    /// On the method; `None` is any.
+    pub method: Option<Method>,
+    /// On headers.
+    pub headers: Vec<HeaderMatch>,
+    /// On query parameters.
+    pub query: Vec<QueryMatch>,
+}
+
+impl Match {
+    /// The match of every request.
+    #[must_use]
+    pub fn any() -> Self {
+        Self { path: PathMatch::any(), method: None, headers: Vec::new(), query: Vec::new() }
+    }
+
+    /// Whether a request meets all conditions.
+    #[must_use]
+    pub fn is_match(&self, request: &RouteRequest<'_>) -> bool {
+        self.path.is_match(request)
+            && self.method.as_ref().is_none_or(|method| method == request.method)
+            && self.headers.iter().all(|header| header.is_match(request.headers))
+            && self.query.iter().all(|parameter| parameter.is_match(request.query))
+    }
+
+    /// Orders by precedence, the one to try first being the lesser: gRPC calls, exact path, the
+    /// longest expression, the longest prefix; then a method; then most headers; then most query
+    /// parameters.
+    #[must_use]
+    pub fn precedence(&self, other: &Self) -> Ordering {
+        let key = |this: &Self| {
+            (this.path.specificity(), this.method.is_some(), this.headers.len(), this.query.len())
+        };
+        key(other).cmp(&key(self))
+    }
+
+    /// Whether every request that meets `other` meets `self`. May say `false` wrongly (two
+    /// expressions are compared by their text), never `true`.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let path = match (&self.path, &other.path) {
+            (PathMatch::Prefix(outer), PathMatch::Prefix(inner) | PathMatch::Exact(inner)) => inner
+                .strip_prefix(&**outer)
+                .is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with('/')),
+            (PathMatch::Prefix(outer), _) if outer.is_empty() => true,
+            (PathMatch::Grpc { service, method }, PathMatch::Grpc { service: s, method: m }) => {
+                (service.is_none() || service == s) && (method.is_none() || method == m)
+            }
+            (mine, theirs) => mine == theirs,
+        };
+        path && (self.method.is_none() || self.method == other.method)
+            && self.headers.iter().all(|header| other.headers.contains(header))
+            && self.query.iter().all(|parameter| other.query.contains(parameter))
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(method) = &self.method {
+            write!(f, "{method} ")?;
+        }
+        write!(f, "{}", self.path)?;
+        for header in &self.headers {
+            write!(f, ", header {} {}", header.name, header.value)?;
+        }
+        for parameter in &self.query {
+            write!(f, ", query {} {}", parameter.name.escape_debug(), parameter.value)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text).expect("valid")
+    }
+
+    fn with<T>(
+        path: &str,
+        query: Option<&str>,
+        headers: &[(&'static str, &'static str)],
+        test: impl FnOnce(&RouteRequest<'_>) -> T,
+    ) -> T {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| {
+                (HeaderName::from_static(name), http::HeaderValue::from_static(value))
+            })
+            .fold(HeaderMap::new(), |mut map, (name, value)| {
+                map.append(name, value);
+                map
+            });
+        test(&RouteRequest::new("a", &Method::GET, path, query, &headers))
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_segment() {
+        for (prefix, path, expected) in [
+            ("/", "/", true),
+            ("/", "/a", true),
+            ("/", "*", true),
+            ("/a", "/a", true),
+            ("/a", "/a/", true),
+            ("/a", "/a/b", true),
+            ("/a", "/ab", false),
+            ("/a/", "/a", true),
+            ("/a/", "/a/b", true),
+            ("/a/", "/ab", false),
+            ("/a/b", "/a", false),
+            ("/A", "/a", false),
+        ] {
+            let matched = with(path, None, &[], |r| PathMatch::prefix(prefix).is_match(r));
+            assert_eq!(matched, expected, "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn an_expression_covers_the_whole_path() {
+        for (text, path, expected) in [
+            ("/a", "/a", true),
+            ("/a", "/ab", false),
+            ("/a|/b", "/b", true),
+            ("/a|/b", "/bc", false),
+            ("/items/[0-9]+", "/items/17", true),
+            ("/items/[0-9]+", "/items/17\n", false),
+        ] {
+            let path_match = PathMatch::RegularExpression(pattern(text));
+            assert_eq!(
+                with(path, None, &[], |r| path_match.is_match(r)),
+                expected,
+                "{text} {path}"
+            );
+        }
+        assert!(Pattern::new("a)(b").is_err(), "wrapping must not repair it");
+        assert!(Pattern::new(r"(?:\w{100}){100}").is_err(), "the compiled form has a limit");
+    }
+
+    #[test]
+    fn headers_are_joined_and_may_repeat() {
+        let exact = |value: &str| {
+            HeaderMatch::new(HeaderName::from_static("x"), ValueMatch::Exact(value.into()))
+        };
+        for (sent, value, expected) in [
+            (&[("x", "1")][..], "1", true),
+            (&[("x", "1"), ("x", "2")], "1", false),
+            (&[("x", "1"), ("x", "2")], "1,2", true),
+            (&[("y", "1")], "1", false),
+            (&[], "", false),
+        ] {
+            let matched = with("/", None, sent, |r| exact(value).is_match(r.headers));
+            assert_eq!(matched, expected, "{sent:?} {value}");
+        }
+    }
+
+    #[test]
+    fn the_first_query_parameter_counts_decoded() {
+        for (query, value, expected) in [
+            (Some("a=1"), "1", true),
+            (Some("b=2&a=1"), "1", true),
+            (Some("a=1&a=2"), "2", false),
+            (Some("%61=x%20y"), "x y", true),
+            (Some("a=100%"), "100%", true),
+            (Some("a"), "", true),
+            (Some("aa=1"), "1", false),
+            (None, "", false),
+        ] {
+            let exact = QueryMatch::new("a", ValueMatch::Exact(value.into()));
+            assert_eq!(exact.is_match(query), expected, "{query:?} {value}");
+        }
+        let digits = QueryMatch::new("a", ValueMatch::RegularExpression(pattern("[0-9]+")));
+        assert!(digits.is_match(Some("a=%31%32")));
+        assert!(!digits.is_match(Some("a=%ff")), "what is no text meets no expression");
+    }
+
+    #[test]
+    fn a_grpc_match_needs_a_grpc_call() {
+        let any = PathMatch::Grpc { service: None, method: None };
+        let hello = PathMatch::Grpc {
+            service: Some(ValueMatch::Exact("pkg.Greeter".into())),
+            method: Some(ValueMatch::RegularExpression(pattern("Say.*"))),
+        };
+        let grpc = &[("content-type", "application/grpc+proto")][..];
+        for (path, headers, any_matches, hello_matches) in [
+            ("/pkg.Greeter/SayHello", grpc, true, true),
+            ("/pkg.Greeter/Bye", grpc, true, false),
+            ("/pkg.Other/SayHello", grpc, true, false),
+            ("/pkg.Greeter", grpc, false, false),
+            ("/pkg.Greeter/SayHello", &[], false, false),
+            ("/pkg.Greeter/SayHello", &[("content-type", "application/grpc-web")], false, false),
+        ] {
+            assert_eq!(with(path, None, headers, |r| any.is_match(r)), any_matches, "{path}");
+            assert_eq!(with(path, None, headers, |r| hello.is_match(r)), hello_matches, "{path}");
+        }
+    }
+}

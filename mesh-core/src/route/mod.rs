@@ -1,0 +1,147 @@
+//! Route: from a request to the rule that decides on it, and to one of its destinations.
+//!
+//! Order of decision (Gateway API, `HTTPRouteSpec.rules.matches`): the most specific host; then
+//! among all rules of that host exact path, expression, longest prefix, method, most headers,
+//! most query parameters; then the older route, the name, the earlier rule. All of it is sorted
+//! when the configuration is compiled: a request costs one hash and then one comparison per match
+//! until the first that holds, without an allocation.
+
+mod check;
+mod host;
+mod matching;
+
+pub use check::{CheckError, Checked, check_route};
+pub(crate) use host::{HostTable, canonical, covers};
+pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
+
+use crate::config::{Origin, Origins};
+use crate::draw::Draw;
+use crate::policy::Policy;
+use crate::snapshot::{DestinationId, Routed, Unrouted};
+use http::{HeaderMap, Method};
+use std::sync::Arc;
+
+/// What of a request a route looks at.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RouteRequest<'a> {
+    /// What the caller wrote as `host` or `host:port`.
+    pub authority: &'a str,
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path, normalized by whoever received it.
+    pub path: &'a str,
+    /// Its query, without the question mark.
+    pub query: Option<&'a str>,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> RouteRequest<'a> {
+    /// A request in parts.
+    #[must_use]
+    pub const fn new(
+        authority: &'a str,
+        method: &'a Method,
+        path: &'a str,
+        query: Option<&'a str>,
+        headers: &'a HeaderMap,
+    ) -> Self {
+        Self { authority, method, path, query, headers }
+    }
+}
+
+impl<'a> From<(&'a str, &'a http::request::Parts)> for RouteRequest<'a> {
+    fn from((authority, parts): (&'a str, &'a http::request::Parts)) -> Self {
+        Self::new(authority, &parts.method, parts.uri.path(), parts.uri.query(), &parts.headers)
+    }
+}
+
+/// What a rule does to a request or response on its way. None can be configured yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Filter {}
+
+/// One rule of a route.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Rule {
+    /// `route/index` or `route/name`: a label whose values come from configuration only.
+    pub name: Arc<str>,
+    /// Any of these selects the rule.
+    pub matches: Vec<Match>,
+    /// What is done to requests and responses.
+    pub filters: Vec<Filter>,
+    /// Where requests go, in proportion to weight.
+    pub backends: Vec<Backend>,
+    /// Where it is written.
+    pub origin: Origin,
+    total_weight: u64,
+}
+
+impl Rule {
+    pub(crate) fn new(
+        name: Arc<str>,
+        matches: Vec<Match>,
+        backends: Vec<Backend>,
+        origin: Origin,
+    ) -> Self {
+        let total_weight = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        Self { name, matches, filters: Vec::new(), backends, origin, total_weight }
+    }
+
+    /// One of the destinations, in proportion to weight; `None` if every weight is 0.
+    #[must_use]
+    pub fn choose(&self, draw: &mut impl Draw) -> Option<&Backend> {
+        if let [only] = &self.backends[..] {
+            return (only.weight > 0).then_some(only);
+        }
+        let mut ticket =
+            u64::try_from(draw.below(usize::try_from(self.total_weight).ok()?)).ok()?;
+        self.backends.iter().find(|backend| {
+            let weight = u64::from(backend.weight);
+            let found = ticket < weight;
+            ticket = ticket.saturating_sub(weight);
+            found
+        })
+    }
+}
+
+/// One destination of a rule.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Backend {
+    /// Index into the snapshot's destinations.
+    pub destination: DestinationId,
+    /// Its share: weight over the sum of weights.
+    pub weight: u32,
+    /// The policy of calls that take this way: the destination's, overlaid with the route's.
+    pub policy: Arc<Policy>,
+    /// Where each value of the policy comes from.
+    pub origins: Arc<Origins>,
+}
+
+/// A match with the rule it selects.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) matched: Match,
+    pub(crate) rule: Arc<Rule>,
+}
+
+/// What is configured for one host, in the order in which it is tried.
+pub(crate) type Entries = Arc<[Entry]>;
+
+/// The first rule that matches, and one of its destinations.
+pub(crate) fn first<'a>(
+    entries: &'a [Entry],
+    request: &RouteRequest<'_>,
+    draw: &mut impl Draw,
+) -> Result<Routed<'a>, Unrouted> {
+    let Some(entry) = entries.iter().find(|entry| entry.matched.is_match(request)) else {
+        return Err(Unrouted::NoMatch { host: canonical(request.authority).into() });
+    };
+    match entry.rule.choose(draw) {
+        Some(backend) => Ok(Routed { rule: &entry.rule, backend }),
+        None => Err(Unrouted::NoBackend { rule: entry.rule.name.clone() }),
+    }
+}

@@ -25,10 +25,34 @@ pub use file::EndpointFile;
 pub use static_list::StaticList;
 pub use watch::{Failure, Nudge, Update, Watch};
 
+use mesh_core::ErrorKind;
+use mesh_core::snapshot::EndpointSource;
+
 /// Where the endpoints of one destination come from, over time.
 pub trait Resolve: Send + Sync + 'static {
     /// Starts to watch. To be called inside a tokio runtime.
     fn watch(&self) -> Watch;
+}
+
+/// The source that the configuration names; DNS goes through `dns`.
+#[must_use]
+pub fn resolver(source: &EndpointSource, dns: &Dns) -> Box<dyn Resolve> {
+    match source {
+        EndpointSource::Static(specs) => Box::new(StaticList::new(specs.clone())),
+        EndpointSource::Dns { host, port } => Box::new(dns.resolver(host, *port)),
+        EndpointSource::File(path) => Box::new(EndpointFile::new(path)),
+        // The configuration may grow a source before this crate does.
+        other => Box::new(Unsupported(format!("no source is built in for {other}"))),
+    }
+}
+
+/// A source that tells only why it is none.
+struct Unsupported(String);
+
+impl Resolve for Unsupported {
+    fn watch(&self) -> Watch {
+        Watch::of_failure(Failure::new(ErrorKind::NoHealthyEndpoint, self.0.as_str()))
+    }
 }
 
 #[cfg(test)]
@@ -45,7 +69,7 @@ mod tests {
             spec("10.0.0.2:80").with_weight(7),
             spec("10.0.0.2:80"),
         ];
-        let source = StaticList::new(list);
+        let source = resolver(&EndpointSource::Static(list), &Dns::system());
         let mut watch = source.watch();
         let wanted = vec![
             spec("10.0.0.2:80").with_weight(7),

@@ -162,6 +162,7 @@ fn decimal(mut amount: u64, unit: Option<u8>) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn grpc_timeouts_of_every_unit_are_read() {
@@ -237,5 +238,22 @@ mod tests {
         assert_eq!(Expiry::child(None, now, None), None);
         assert_eq!(soon.remaining(now), Duration::from_secs(1));
         assert!(!soon.has_passed(now) && soon.has_passed(soon.0));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_and_read_again(count in 0u64..=99_999_999, unit in 0usize..6) {
+            let text = format!("{count}{}", ["n", "u", "m", "S", "M", "H"][unit]);
+            let span = parse_grpc_timeout(text.as_bytes()).expect("valid");
+            prop_assert_eq!(parse_grpc_timeout(format_grpc_timeout(span).as_bytes()), Ok(span));
+            let expiry = Expiry::child(None, Timestamp::from_nanos(7), Some(span));
+            prop_assert!(expiry >= Some(Expiry(Timestamp::from_nanos(7))), "never wraps");
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..24)) {
+            let _ = parse_grpc_timeout(&bytes);
+            let _ = parse_expected_timeout(&bytes);
+        }
     }
 }

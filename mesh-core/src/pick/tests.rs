@@ -1,1 +1,201 @@
+use super::*;
+use crate::{Declared, EndpointSpec};
+use proptest::prelude::*;
+use std::net::SocketAddr;
+use std::time::Duration;
 
+const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000);
+
+fn specs(weights: &[u32]) -> Vec<EndpointSpec> {
+    let spec = |(weight, n): (&u32, u16)| {
+        EndpointSpec::new(SocketAddr::from(([10, 0, 0, 1], n))).with_weight(*weight)
+    };
+    weights.iter().zip(1..).map(spec).collect()
+}
+
+fn set_of(weights: &[u32]) -> EndpointSet {
+    EndpointSet::empty().update(specs(weights), |_| ()).0
+}
+
+fn picker(weights: &[u32], policy: Policy) -> Picker {
+    Picker::new(set_of(weights), Config { policy, ..Config::default() })
+}
+
+fn seeded(seed: u64) -> impl FnMut() -> u64 {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    move || rng.u64(..)
+}
+
+fn place(picker: &Picker, picked: &Picked<'_>) -> usize {
+    let same = |member: &Member| std::ptr::eq(member, picked.member);
+    picker.set().members().iter().position(same).expect("a member")
+}
+
+/// How often each member is picked, in percent.
+fn shares(picker: &Picker, picks: usize, mut draw: impl Draw) -> Vec<f64> {
+    let mut shares = vec![0.0; picker.set().members().len()];
+    for _ in 0..picks {
+        let picked = picker.pick(NOW, &[], &mut draw).expect("picked");
+        shares[place(picker, &picked)] += 100.0 / picks as f64;
+    }
+    shares
+}
+
+#[test]
+fn the_less_loaded_of_two_is_picked() {
+    for policy in [Policy::PeakEwma, Policy::LeastRequest] {
+        let picker = picker(&[1, 1], policy);
+        picker.set().members()[0].endpoint.load().begin();
+        let shares = shares(&picker, 100, seeded(1));
+        assert!((shares[1] - 100.0).abs() < 1e-9, "{policy:?}: two draws of two see both");
+    }
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_draws_no_traffic() {
+    let picker = picker(&[1; 10], Policy::PeakEwma);
+    let config = &picker.config().ewma;
+    for member in picker.set().members() {
+        member.endpoint.load().observe(NOW, Duration::from_millis(40), config);
+    }
+    let bad = picker.set().members()[3].endpoint.load();
+    bad.observe(NOW, Duration::from_millis(1), config);
+    bad.penalize(NOW, config.failure_penalty, config);
+    assert!(shares(&picker, 10_000, seeded(2))[3] < 0.01);
+}
+
+#[test]
+fn weights_are_shares() {
+    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest] {
+        let picker = picker(&[1, 2, 7], policy);
+        let shares = shares(&picker, 20_000, seeded(3));
+        for (share, expected) in shares.iter().zip([10.0, 20.0, 70.0]) {
+            assert!((share - expected).abs() < 1.5, "{policy:?}: {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn round_robin_visits_each_in_turn_from_a_random_start() {
+    let picker = picker(&[1; 5], Policy::RoundRobin);
+    let mut draw = seeded(4);
+    let mut turn = || {
+        let picked = picker.pick(NOW, &[], &mut draw).expect("picked");
+        place(&picker, &picked)
+    };
+    let first = turn();
+    for n in 1..20 {
+        assert_eq!(turn(), (first + n) % 5);
+    }
+    let bias =
+        Config { policy: Policy::LeastRequest, active_request_bias: 0.0, ..Config::default() };
+    let rotating = Picker::new(set_of(&[1; 5]), bias);
+    rotating.set().members()[0].endpoint.load().begin();
+    assert_eq!(shares(&rotating, 100, seeded(5)), [20.0; 5], "bias 0 is round robin");
+}
+
+#[test]
+fn tried_endpoints_are_used_only_when_nothing_else_is() {
+    for policy in [Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {
+        let picker = picker(&[1; 3], policy);
+        let ids: Vec<_> =
+            picker.set().members().iter().map(|member| member.endpoint.id().clone()).collect();
+        let mut draw = seeded(6);
+        for _ in 0..100 {
+            let picked = picker.pick(NOW, &ids[..2], &mut draw).expect("one is left");
+            assert_eq!(*picked.member.endpoint.id(), ids[2]);
+            let picked = picker.pick(NOW, &ids, &mut draw).expect("tried ones remain");
+            assert_eq!(picked.reason, Reason::Retried);
+        }
+    }
+}
+
+#[test]
+fn below_the_panic_threshold_all_are_picked_but_those_that_discovery_rules_out() {
+    let mut specs = specs(&[1; 5]);
+    specs[4].declared = Declared::Unhealthy;
+    let set = EndpointSet::empty().update(specs, |_| ()).0;
+    let picker = Picker::new(set, Config::default());
+    for member in &picker.set().members()[..3] {
+        member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    }
+    let seen = shares(&picker, 1_000, seeded(7));
+    assert!(seen[..4].iter().all(|share| *share > 5.0), "{seen:?}");
+    assert!(seen[4] == 0.0, "{seen:?}");
+
+    let off = Config { panic_threshold: 0, ..Config::default() };
+    let picker = Picker::new(picker.set().clone(), off);
+    let seen = shares(&picker, 100, seeded(7));
+    assert!((seen[3] - 100.0).abs() < 1e-9);
+    picker.set().members()[3].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    let error = picker.pick(NOW, &[], &mut seeded(8)).expect_err("all are out");
+    assert!(
+        error
+            .to_string()
+            .starts_with("none of 5 endpoints can be picked; 10.0.0.1:1 is unreachable")
+    );
+}
+
+#[test]
+fn an_empty_set_has_nothing_to_pick() {
+    let picker = picker(&[], Policy::PeakEwma);
+    assert!(matches!(picker.pick(NOW, &[], &mut seeded(9)), Err(NoPick::Empty)));
+}
+
+#[test]
+fn the_next_level_takes_over_as_the_first_fails() {
+    let mut specs = specs(&[1; 4]);
+    specs.iter_mut().take(2).for_each(|spec| spec.priority = 1);
+    let set = EndpointSet::empty().update(specs, |_| ()).0;
+    let picker = Picker::new(set, Config::default());
+    assert_eq!(shares(&picker, 200, seeded(10))[2..], [0.0; 2], "the first level takes all");
+    for member in &picker.set().members()[..2] {
+        member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    }
+    assert_eq!(shares(&picker, 200, seeded(11))[..2], [0.0; 2], "then the second does");
+}
+
+#[test]
+fn draws_are_distinct_and_fair() {
+    let mut draw = seeded(12);
+    let mut seen = [0u32; 6];
+    for _ in 0..6_000 {
+        let mut drawn = Drawn::default();
+        let places: Vec<_> = (0..4).filter_map(|_| drawn.next(None, 6, &mut draw)).collect();
+        for (n, place) in places.iter().enumerate() {
+            assert!(!places[..n].contains(place), "{places:?}");
+            seen[*place] += 1;
+        }
+    }
+    assert!(seen.iter().all(|count| (3_800..4_200).contains(count)), "{seen:?}");
+}
+
+proptest! {
+    #[test]
+    fn what_is_out_is_picked_only_below_the_panic_threshold(
+        out in prop::collection::vec(any::<bool>(), 1..40),
+        weighted: bool,
+        policy in 0usize..4,
+        seed: u64,
+    ) {
+        let weights: Vec<u32> =
+            (0..out.len() as u32).map(|n| if weighted { n % 5 + 1 } else { 1 }).collect();
+        let policies =
+            [Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random];
+        let picker = picker(&weights, policies[policy]);
+        for (member, out) in picker.set().members().iter().zip(&out) {
+            if *out {
+                member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+            }
+        }
+        let available = out.iter().filter(|out| !**out).count();
+        let panics = available * 2 < out.len();
+        let mut draw = seeded(seed);
+        for _ in 0..50 {
+            let picked = picker.pick(NOW, &[], &mut draw).expect("never empty");
+            let is_out = !picked.member.endpoint.is_selectable();
+            prop_assert!(panics || !is_out);
+            prop_assert_eq!(picked.reason == Reason::Panic, is_out);
+        }
+    }
+}

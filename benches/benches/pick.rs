@@ -1,0 +1,74 @@
+//! What one pick costs, at 10 and at 10,000 endpoints. Allowed: 100 ns.
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use mesh_core::pick::{Config, Picker, Policy};
+use mesh_core::{EndpointSet, EndpointSpec, Timestamp};
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000);
+
+fn picker(len: u32, policy: Policy, weighted: bool) -> Picker {
+    let specs = (0..len).map(|n| {
+        let [_, a, b, c] = n.to_be_bytes();
+        let spec = EndpointSpec::new(SocketAddr::from(([10, a, b, c], 80)));
+        if weighted { spec.with_weight(1 + n % 5) } else { spec }
+    });
+    let (set, _) = EndpointSet::empty().update(specs.collect(), |_| ());
+    let mut config = Config::default();
+    config.policy = policy;
+    for (n, member) in (0u64..).zip(set.members()) {
+        let latency = Duration::from_micros(500 + n % 100 * 37);
+        member.endpoint.load().observe(NOW, latency, &config.ewma);
+    }
+    Picker::new(set, config)
+}
+
+/// xorshift: the draw itself is not what is measured.
+fn draws() -> impl FnMut() -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+fn picks(criterion: &mut Criterion) {
+    let later = NOW + Duration::from_millis(250);
+    for (name, policy, weighted) in [
+        ("peak_ewma", Policy::PeakEwma, false),
+        ("peak_ewma_weighted", Policy::PeakEwma, true),
+        ("least_request", Policy::LeastRequest, false),
+        ("round_robin", Policy::RoundRobin, false),
+        ("round_robin_weighted", Policy::RoundRobin, true),
+        ("random", Policy::Random, false),
+    ] {
+        let mut group = criterion.benchmark_group(name);
+        for len in [10, 10_000] {
+            let picker = picker(len, policy, weighted);
+            let mut draw = draws();
+            group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
+                bencher.iter(|| black_box(picker.pick(later, &[], &mut draw).is_ok()));
+            });
+        }
+        group.finish();
+    }
+    let mut group = criterion.benchmark_group("peak_ewma_one_in_ten_out");
+    for len in [10, 10_000] {
+        let picker = picker(len, Policy::PeakEwma, false);
+        for member in picker.set().members().iter().step_by(10) {
+            member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+        }
+        let mut draw = draws();
+        group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
+            bencher.iter(|| black_box(picker.pick(later, &[], &mut draw).is_ok()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, picks);
+criterion_main!(benches);

@@ -74,7 +74,10 @@ use crate::clock;
 use crate::deadline::{self, Expiry, Sent};
 use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, request};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    Version, request,
+};
 use http_body::Body as HttpBody;
 use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
 use mesh_core::limit::{Kind, Permit};
@@ -212,7 +215,7 @@ where
         let (body, source) = Source::split(body, limit, head.extensions.remove());
         let repeat = source.map(|source| Repeat {
             service: self.inner.clone(),
-            head: head.clone(),
+            head: Head::of(&head),
             body: source,
             next: None,
             permit: None,
@@ -261,11 +264,69 @@ impl Source {
     }
 }
 
+/// The head of a request, to be sent again.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    call: Option<Call>,
+    grpc: bool,
+    expiry: Option<Timestamp>,
+    /// Empty if the call is all there is: a copy of the map would cost two allocations.
+    extensions: Extensions,
+}
+
+impl Head {
+    fn of(head: &request::Parts) -> Self {
+        let call = head.extensions.get::<Call>().cloned();
+        let others = head.extensions.len() > usize::from(call.is_some());
+        let pinned = call.as_ref().and_then(|call| call.expiry);
+        let expiry = pinned.or_else(|| head.extensions.get().copied());
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            headers: head.headers.clone(),
+            grpc: call.as_ref().map_or_else(|| call::is_grpc(&head.headers), |call| call.grpc),
+            expiry: expiry.map(|Expiry(at)| at),
+            extensions: if others { head.extensions.clone() } else { Extensions::new() },
+            call,
+        }
+    }
+
+    /// The request of attempt number `attempt`.
+    fn request(&self, attempt: u32, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers.clone();
+        *request.extensions_mut() = self.extensions.clone();
+        if let Some(mut call) = self.call.clone() {
+            call.attempt = attempt;
+            request.extensions_mut().insert(call);
+        }
+        let headers = request.headers_mut();
+        if self.grpc {
+            headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
+        } else {
+            headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+        }
+        let told = if self.grpc { &GRPC_TIMEOUT } else { &EXPECTED_TIMEOUT };
+        if let Some(expiry) = self.expiry.filter(|_| headers.contains_key(told)) {
+            deadline::send(headers, expiry.since(clock::now()), self.grpc);
+        }
+        request
+    }
+}
+
 /// All that a further attempt needs.
 #[derive(Debug)]
 struct Repeat<S> {
     service: S,
-    head: request::Parts,
+    head: Head,
     body: Source,
     /// The body of the attempt that was decided on.
     next: Option<Body>,
@@ -275,8 +336,8 @@ struct Repeat<S> {
 }
 
 impl<S> Repeat<S> {
-    fn pinned(&self) -> Option<&Call> {
-        self.head.extensions.get()
+    const fn pinned(&self) -> Option<&Call> {
+        self.head.call.as_ref()
     }
 
     fn config(&self) -> &Config {
@@ -287,17 +348,6 @@ impl<S> Repeat<S> {
         self.pinned().and_then(Call::metrics).or(self.own.metrics.as_ref()).map(Arc::as_ref)
     }
 
-    fn grpc(&self) -> bool {
-        self.pinned().map_or_else(|| call::is_grpc(&self.head.headers), |call| call.grpc)
-    }
-
-    fn expiry(&self) -> Option<Timestamp> {
-        let pinned = self.pinned().and_then(|call| call.expiry);
-        pinned.or_else(|| self.head.extensions.get().copied()).map(|Expiry(at)| at)
-    }
-}
-
-impl<S> Repeat<S> {
     /// How long to wait before another attempt; `None` if there is to be none.
     fn wait<R>(&mut self, answer: &Result<Response<R>, Error>, attempt: u32) -> Option<Duration> {
         self.permit = None;
@@ -320,7 +370,9 @@ impl<S> Repeat<S> {
             (None, None) => config.backoff.delay(attempt, &mut || fastrand::u64(..)),
         };
         let now = clock::now();
-        if self.expiry().is_some_and(|expiry| now + delay >= expiry) || !self.body.is_repeatable() {
+        if self.head.expiry.is_some_and(|expiry| now + delay >= expiry)
+            || !self.body.is_repeatable()
+        {
             return None;
         }
         if let Some(limits) = self.pinned().and_then(Call::limits) {
@@ -351,8 +403,10 @@ impl<S> Repeat<S> {
             Ok(response) => response,
             Err(error) => return Some(End::Error(error)),
         };
-        if !self.grpc() {
-            return Some(End::Status(response.status()));
+        if !self.head.grpc {
+            // The usual case, decided without a look at the policy: no condition names a 2xx.
+            let status = response.status();
+            return (!status.is_success()).then_some(End::Status(status));
         }
         match GrpcCode::from_headers(response.headers()) {
             Some(code) => Some(End::Grpc(code)),
@@ -367,29 +421,9 @@ impl<S> Repeat<S> {
             Ok(response) => response.extensions().get().map(|Tried(endpoint)| endpoint.clone()),
             Err(error) => error.endpoint().map(EndpointId::from),
         };
-        if let (Some(call), Some(tried)) = (self.head.extensions.get_mut::<Call>(), tried) {
+        if let (Some(call), Some(tried)) = (&mut self.head.call, tried) {
             call.tried.push(tried);
         }
-    }
-
-    /// The request of attempt number `attempt`.
-    fn request(&mut self, attempt: u32) -> Request<Body> {
-        let body = self.next.take().unwrap_or_default();
-        let grpc = self.grpc();
-        let mut head = self.head.clone();
-        if let Some(call) = head.extensions.get_mut::<Call>() {
-            call.attempt = attempt;
-        }
-        if grpc {
-            head.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
-        } else {
-            head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
-        }
-        let told = if grpc { &GRPC_TIMEOUT } else { &EXPECTED_TIMEOUT };
-        if let Some(expiry) = self.expiry().filter(|_| head.headers.contains_key(told)) {
-            deadline::send(&mut head.headers, expiry.since(clock::now()), grpc);
-        }
-        Request::from_parts(head, body)
     }
 }
 
@@ -473,7 +507,8 @@ where
                         return Poll::Ready(Err(error.into().with_attempts(*this.attempt)));
                     }
                     *this.attempt += 1;
-                    let request = repeat.request(*this.attempt);
+                    let body = repeat.next.take().unwrap_or_default();
+                    let request = repeat.head.request(*this.attempt, body);
                     let inner = repeat.service.call(request);
                     this.state.set(State::Attempt { inner, timer: None });
                 }

@@ -27,6 +27,8 @@ mod record;
 
 pub use body::ResponseBody;
 pub use context::Context;
+/// Settings of a [`ServerLayer`]: what configuration calls a `ServerPolicy`.
+pub use mesh_core::config::ServerPolicy as Config;
 
 use crate::listen::Peer;
 use crate::telemetry::{Metrics, ServerMetrics};
@@ -52,26 +54,6 @@ use tower_service::Service;
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-
-/// Settings of a [`ServerLayer`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// Requests served at once; more are answered 503 `overload_shed`, gRPC
-    /// `RESOURCE_EXHAUSTED`. Unlimited.
-    pub max_requests: Option<usize>,
-    /// Longest a handler may take, whatever the caller allows. Unlimited.
-    pub timeout: Option<Duration>,
-    /// Whether deadlines and trace context of callers are believed; turn it off where
-    /// strangers call. On.
-    pub trust_callers: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { max_requests: None, timeout: None, trust_callers: true }
-    }
-}
 
 /// Wraps a service in [`Server`].
 ///
@@ -107,7 +89,8 @@ impl ServerLayer {
     /// A layer that counts into the metrics of a mesh.
     #[must_use]
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
-        let admission = Admission::new(config.max_requests);
+        let limit = config.max_requests.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let admission = Admission::new(limit);
         let metrics = metrics.server().clone();
         Self { shared: Arc::new(Shared { config, admission, metrics }) }
     }

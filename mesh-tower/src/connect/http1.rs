@@ -5,15 +5,18 @@
 //! wakes one task once, and no message crosses tasks.
 //!
 //! ```text
-//! take pair ─► poll connection (muted) ─► hand request over ─► poll connection until the head
-//!    ▲             closed? drop it, next                              │ complete already: ┐
-//!    └── idle ◄── body read to its end ◄── poll connection per frame ◄┘                   │
-//!         ▲───────────────────────────────────────────────────────────────────────────────┘
+//! take pair ─► hand request over ─► poll connection until the head ─► poll it per frame ─┐
+//!    ▲               closed? next             │ response complete already               │
+//!    └── idle ◄───────────────────────────────┴──────────── body read to its end ◄──────┘
 //! ```
 //!
 //! Why the response future and the body channel are polled with a waker that does nothing: both
 //! are fed only from inside the connection's own poll, which this task runs. The connection gets
-//! the real waker.
+//! a [`Relay`], which wakes this task for what comes from outside, and not for what the task
+//! itself moves: that would be one more turn per call.
+//!
+//! An idle connection is not looked at before it is used: when it turns out to be closed, hyper
+//! gives the request back, and the next connection gets it.
 //!
 //! The pool is last in, first out, so that surplus connections stay at its bottom and run into
 //! the idle timeout. It reads no clock: it keeps the smallest length since the last sweep, and a
@@ -22,6 +25,7 @@
 use super::body::ResponseBody;
 use super::dial::Transport;
 use super::error::{self, SendError};
+use super::relay::Relay;
 use super::{Connections, Settings};
 use crate::body::{Body, BoxError};
 use bytes::Bytes;
@@ -46,6 +50,9 @@ use tokio::task::AbortHandle;
 pub(super) struct Pair {
     sender: SendRequest<Outgoing>,
     connection: Connection<TokioIo<Transport>, Outgoing>,
+    relay: Arc<Relay>,
+    /// The relay, as the connection sees it.
+    waker: Waker,
     /// A streamed request body is not yet at its end.
     uploading: Arc<AtomicBool>,
     closed: bool,
@@ -61,21 +68,30 @@ impl Pair {
         builder.max_header_size(settings.max_response_head);
         let (sender, connection) =
             builder.handshake(TokioIo::new(transport)).await.map_err(error::of_http1)?;
+        let relay = Arc::new(Relay::default());
+        let waker = Waker::from(Arc::clone(&relay));
         let uploading = Arc::new(AtomicBool::new(false));
-        Ok(Box::new(Self { sender, connection, uploading, closed: false }))
+        Ok(Box::new(Self { sender, connection, relay, waker, uploading, closed: false }))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) {
+    /// Moves the connection on. Who then has to wait calls [`Pair::listen`].
+    fn poll(&mut self) {
+        self.relay.mute();
+        let mut cx = Context::from_waker(&self.waker);
         // The error, if any, also reaches the response future or the body, which report it.
-        if !self.closed && Pin::new(&mut self.connection).poll(cx).is_ready() {
+        if !self.closed && Pin::new(&mut self.connection).poll(&mut cx).is_ready() {
             self.closed = true;
         }
     }
 
-    /// Looks whether the endpoint has closed the idle connection meanwhile, and takes this
-    /// task's wakers of the last exchange out of it.
+    /// Wakes the task when the connection can move again.
+    fn listen(&self, cx: &Context<'_>) {
+        self.relay.listen(cx.waker());
+    }
+
+    /// Looks whether the idle connection is still open.
     fn is_usable(&mut self) -> bool {
-        self.poll(&mut Context::from_waker(Waker::noop()));
+        self.poll();
         self.is_idle()
     }
 
@@ -98,19 +114,12 @@ struct Idle {
 }
 
 impl Pool {
-    /// The connection used last, if it is still open.
+    /// The connection used last.
     pub(super) fn take(&self) -> Option<Box<Pair>> {
-        loop {
-            let mut pair = {
-                let mut idle = self.0.lock();
-                let pair = idle.pairs.pop()?;
-                idle.untouched = idle.untouched.min(idle.pairs.len());
-                pair
-            };
-            if pair.is_usable() {
-                return Some(pair);
-            }
-        }
+        let mut idle = self.0.lock();
+        let pair = idle.pairs.pop()?;
+        idle.untouched = idle.untouched.min(idle.pairs.len());
+        Some(pair)
     }
 
     /// Keeps a connection for the next call, or closes it when there are `limit` already.
@@ -177,12 +186,17 @@ impl Lease {
         if frame.is_pending()
             && let Some(pair) = &mut self.pair
         {
-            pair.poll(cx);
+            pair.poll();
             if pair.closed {
                 // Ends the body with the reason, if it had not ended.
                 self.pair = None;
             }
             frame = Pin::new(&mut *incoming).poll_frame(&mut muted);
+            if frame.is_pending()
+                && let Some(pair) = &self.pair
+            {
+                pair.listen(cx);
+            }
         }
         frame
     }
@@ -234,17 +248,20 @@ pub(super) async fn exchange(
     let mut lease = Lease::new(pair, owner);
     let head = poll_fn(|cx| {
         let mut muted = Context::from_waker(Waker::noop());
-        if let Some(pair) = &mut lease.pair {
-            pair.poll(cx);
-            if pair.closed {
-                // A response future that is still waiting learns of the end from this drop.
-                if let Poll::Ready(head) = response.as_mut().poll(&mut muted) {
-                    return Poll::Ready(head);
-                }
-                lease.pair = None;
-            }
+        let Some(pair) = &mut lease.pair else { return response.as_mut().poll(&mut muted) };
+        pair.poll();
+        let closed = pair.closed;
+        let head = response.as_mut().poll(&mut muted);
+        if head.is_ready() {
+            return head;
         }
-        response.as_mut().poll(&mut muted)
+        if closed {
+            // A response future that still waits learns of the end from this drop.
+            lease.pair = None;
+            return response.as_mut().poll(&mut muted);
+        }
+        pair.listen(cx);
+        Poll::Pending
     })
     .await;
 

@@ -12,6 +12,7 @@ mod dial;
 mod error;
 mod http1;
 mod http2;
+mod relay;
 mod settings;
 
 pub use body::ResponseBody;

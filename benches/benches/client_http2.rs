@@ -1,0 +1,102 @@
+//! CPU per HTTP/2 call: `Connections::send` beside a bare hyper connection.
+//!
+//! `cargo bench -p benches --bench client_http2` compares CPU time. For instructions per call run
+//! the built program as `valgrind --tool=callgrind … mesh 2000` and `… mesh 12000`, and divide
+//! the difference by 10,000; the same with `bare`.
+
+mod support;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_tower::Body;
+use mesh_tower::connect::{Connections, Protocol, Settings};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use support::{BODY, Mode, Server, block_on, compare, mode, run};
+use tokio::net::{TcpListener, TcpStream};
+
+fn main() {
+    match mode() {
+        Mode::Serve => block_on(serve()),
+        Mode::Only(variant, calls) => {
+            let server = Server::start();
+            round(server.address, &variant, calls);
+        }
+        Mode::Compare => {
+            let server = Server::start();
+            compare(&["bare", "mesh"], |variant, calls| round(server.address, variant, calls));
+        }
+    }
+}
+
+fn round(address: SocketAddr, variant: &str, calls: usize) {
+    block_on(async {
+        match variant {
+            "mesh" => mesh(address, calls).await,
+            _ => bare(address, calls).await,
+        }
+    });
+}
+
+fn request<B>(body: B) -> Request<B> {
+    Request::get("http://inventory/items/7").body(body).expect("valid")
+}
+
+async fn mesh(address: SocketAddr, calls: usize) {
+    let connections =
+        Arc::new(Connections::new(vec![address], None, Arc::new(Settings::default())));
+    run(calls, || {
+        let connections = Arc::clone(&connections);
+        move || {
+            let connections = Arc::clone(&connections);
+            async move {
+                let response = connections.send(request(Body::empty()), Protocol::Http2).await;
+                let body = response.expect("a response").into_body().collect().await;
+                assert_eq!(body.expect("whole").to_bytes().len(), BODY.len());
+            }
+        }
+    })
+    .await;
+}
+
+async fn bare(address: SocketAddr, calls: usize) {
+    let socket = TcpStream::connect(address).await.expect("the server");
+    socket.set_nodelay(true).expect("open");
+    let (sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(socket),
+    )
+    .await
+    .expect("HTTP/2");
+    tokio::spawn(connection);
+    run(calls, || {
+        let mut sender = sender.clone();
+        move || {
+            let response = sender.send_request(request(Empty::new()));
+            async move {
+                let body = response.await.expect("a response").into_body().collect().await;
+                assert_eq!(body.expect("whole").to_bytes().len(), BODY.len());
+            }
+        }
+    })
+    .await;
+}
+
+async fn serve() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    println!("{}", listener.local_addr().expect("bound"));
+    loop {
+        let (socket, _) = listener.accept().await.expect("a connection");
+        socket.set_nodelay(true).expect("open");
+        let service = hyper::service::service_fn(|_| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(BODY))))
+        });
+        tokio::spawn(
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(socket), service),
+        );
+    }
+}

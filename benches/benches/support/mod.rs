@@ -8,18 +8,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Calls in flight.
-pub const IN_FLIGHT: usize = 16;
+pub(crate) const IN_FLIGHT: usize = 16;
 /// The body of every response.
-pub const BODY: &[u8] = &[b'x'; 128];
+pub(crate) const BODY: &[u8] = &[b'x'; 128];
 
 /// A child that serves until dropped; it tells its address on its first line.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let program = std::env::current_exe().expect("this program");
         let mut child = Command::new(program)
             .arg("serve")
@@ -41,14 +41,14 @@ impl Drop for Server {
 }
 
 /// Which part of this program to be, by its arguments.
-pub enum Mode {
+pub(crate) enum Mode {
     Serve,
     /// One variant, so many calls: for counting instructions.
     Only(String, usize),
     Compare,
 }
 
-pub fn mode() -> Mode {
+pub(crate) fn mode() -> Mode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     match (arguments.next(), arguments.next()) {
         (Some(serve), _) if serve == "serve" => Mode::Serve,
@@ -59,13 +59,13 @@ pub fn mode() -> Mode {
     }
 }
 
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), future)
 }
 
 /// Runs `calls` calls, [`IN_FLIGHT`] at a time, each task made by `caller`.
-pub async fn run<C, F>(calls: usize, mut caller: impl FnMut() -> C)
+pub(crate) async fn run<C, F>(calls: usize, mut caller: impl FnMut() -> C)
 where
     C: FnMut() -> F + 'static,
     F: Future<Output = ()> + 'static,
@@ -88,7 +88,7 @@ where
 }
 
 /// CPU time of this process so far, user and kernel; the clock ticks a hundred times a second.
-pub fn cpu() -> [Duration; 2] {
+pub(crate) fn cpu() -> [Duration; 2] {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
     [fields[11], fields[12]]
@@ -97,7 +97,7 @@ pub fn cpu() -> [Duration; 2] {
 
 /// Prints the CPU time per call of each variant, in interleaved rounds, and the ratio to the
 /// first.
-pub fn compare(variants: &[&str], mut round: impl FnMut(&str, usize)) {
+pub(crate) fn compare(variants: &[&str], mut round: impl FnMut(&str, usize)) {
     const CALLS: usize = 40_000;
     const ROUNDS: usize = 7;
     let mut times = vec![Vec::new(); variants.len()];

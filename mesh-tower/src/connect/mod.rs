@@ -84,6 +84,12 @@ enum Opened {
     Http2(Arc<Multiplexed>),
 }
 
+/// Room for one call.
+enum Place {
+    Http1(Box<Pair>),
+    Http2(http2::Stream),
+}
+
 impl Connections {
     /// Connections to the endpoint at `addresses`, the preferred first; opens none yet.
     ///
@@ -121,14 +127,31 @@ impl Connections {
     /// seen it; `CallerGone` when the request's own body failed.
     pub async fn send(
         self: &Arc<Self>,
-        request: Request<Body>,
+        mut request: Request<Body>,
         protocol: Protocol,
     ) -> Result<Response<ResponseBody>, SendError> {
         let offer = self.offer(protocol, || is_grpc(&request));
-        if offer == Offer::Http2 {
-            self.send_http2(request).await
-        } else {
-            self.send_http1(request, offer).await
+        loop {
+            let (place, fresh) = match self.free_place(offer) {
+                Some(place) => (place, false),
+                None => match self.new_place(offer).await {
+                    Ok(place) => (place, true),
+                    Err(error) => return Err(SendError::unsent(error, request)),
+                },
+            };
+            let answer = match place {
+                Place::Http1(pair) => http1::exchange(self, pair, request).await,
+                Place::Http2(stream) => http2::exchange(stream, request, self.secure()).await,
+            };
+            match answer {
+                // It closed under our hands; nothing was written, so the next may have it.
+                Err(SendError { request: Some(unsent), error })
+                    if !fresh && error.kind() == ErrorKind::ConnectionClosed =>
+                {
+                    request = *unsent;
+                }
+                answer => return answer,
+            }
         }
     }
 
@@ -182,59 +205,30 @@ impl Connections {
         self.http2.drain();
     }
 
-    async fn send_http1(
-        self: &Arc<Self>,
-        mut request: Request<Body>,
-        offer: Offer,
-    ) -> Result<Response<ResponseBody>, SendError> {
-        while let Some(pair) = self.idle.take() {
-            match http1::exchange(self, pair, request).await {
-                // It closed under our hands; nothing was written, so the next may have it.
-                Err(SendError { request: Some(unsent), .. }) => request = *unsent,
-                answer => return answer,
-            }
+    /// Room for one more call on what is open.
+    fn free_place(&self, offer: Offer) -> Option<Place> {
+        match offer {
+            Offer::Http2 => self.http2.reserve().map(Place::Http2),
+            Offer::Http1 | Offer::Either => self.idle.take().map(Place::Http1),
         }
-        match self.open(offer).await {
-            Ok(Opened::Http1(pair)) => http1::exchange(self, pair, request).await,
-            Ok(Opened::Http2(connection)) => {
-                let stream = self.http2.add(connection).await;
+    }
+
+    /// Room for one more call on a connection opened for it.
+    async fn new_place(self: &Arc<Self>, offer: Offer) -> Result<Place, Error> {
+        if offer == Offer::Http2 {
+            let limit = self.settings.max_http2_connections;
+            let stream = self.http2.stream(limit, || self.open_http2()).await?;
+            self.sweep_later();
+            return Ok(Place::Http2(stream));
+        }
+        Ok(match self.open(offer).await? {
+            Opened::Http1(pair) => Place::Http1(pair),
+            Opened::Http2(connection) => {
                 self.chose_http2.store(true, Ordering::Relaxed);
                 self.sweep_later();
-                http2::exchange(stream, request, self.secure()).await
+                Place::Http2(self.http2.add(connection).await)
             }
-            Err(error) => Err(SendError::unsent(error, request)),
-        }
-    }
-
-    async fn send_http2(
-        self: &Arc<Self>,
-        mut request: Request<Body>,
-    ) -> Result<Response<ResponseBody>, SendError> {
-        loop {
-            let (stream, fresh) = match self.http2.reserve() {
-                Some(stream) => (stream, false),
-                None => match self.stream().await {
-                    Ok(stream) => (stream, true),
-                    Err(error) => return Err(SendError::unsent(error, request)),
-                },
-            };
-            match http2::exchange(stream, request, self.secure()).await {
-                // It closed under our hands; nothing was written, so the next may have it.
-                Err(SendError { request: Some(unsent), error })
-                    if !fresh && error.kind() == ErrorKind::ConnectionClosed =>
-                {
-                    request = *unsent;
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    async fn stream(self: &Arc<Self>) -> Result<http2::Stream, Error> {
-        let limit = self.settings.max_http2_connections;
-        let stream = self.http2.stream(limit, || self.open_http2()).await?;
-        self.sweep_later();
-        Ok(stream)
+        })
     }
 
     /// Opens a connection, TLS included, within the connect timeout.

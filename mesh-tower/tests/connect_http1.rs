@@ -6,7 +6,9 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::TokioIo;
-use mesh_tower::connect::{Connections, Protocol, ResponseBody, SendError, Settings};
+use mesh_tower::connect::{
+    Connections, Dial, Dialing, Protocol, ResponseBody, SendError, Settings, Transport,
+};
 use mesh_tower::{Body, ErrorKind};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -612,4 +614,41 @@ async fn no_more_than_the_limit_stay_idle() {
         connections.probe(Protocol::Http1).await.expect("reachable");
     }
     assert_eq!(connections.counts().idle, 2);
+}
+
+/// Endpoints in memory, which answer every request.
+#[derive(Debug)]
+struct InMemory;
+
+impl Dial for InMemory {
+    fn dial(&self, _: SocketAddr) -> Dialing {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while theirs.read(&mut buffer).await? > 0 {
+                theirs.write_all(OK).await?;
+            }
+            io::Result::Ok(())
+        });
+        Box::pin(async { Ok(Transport::new(ours)) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_uses_is_closed_within_the_idle_timeout() {
+    let mut settings = Settings::default();
+    settings.dial = Arc::new(InMemory);
+    let address = "192.0.2.1:80".parse().expect("valid");
+    let connections = Arc::new(Connections::new(vec![address], None, Arc::new(settings)));
+    for _ in 0..3 {
+        connections.probe(Protocol::Http1).await.expect("reachable");
+    }
+    // One of the three is in use all the time, and stays.
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(text(send(&connections, get("/")).await.expect("a response")).await, "ok");
+    }
+    assert_eq!(connections.counts().idle, 1);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(connections.counts().idle, 0);
 }

@@ -136,19 +136,12 @@ pub trait Dial: fmt::Debug + Send + Sync + 'static {
     fn dial(&self, address: SocketAddr) -> Dialing;
 }
 
-/// Opens TCP sockets, without Nagle's delay and with keepalive.
-#[derive(Clone, Copy, Debug)]
+/// Opens TCP sockets, without Nagle's delay.
+#[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Tcp {
-    /// Probe a silent connection after this long, then every tenth of it. 60 s; `None` turns
-    /// keepalive off.
+    /// Probe a silent connection after this long, then every tenth of it. Off.
     pub keepalive: Option<Duration>,
-}
-
-impl Default for Tcp {
-    fn default() -> Self {
-        Self { keepalive: Some(Duration::from_secs(60)) }
-    }
 }
 
 impl Dial for Tcp {

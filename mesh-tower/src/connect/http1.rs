@@ -132,9 +132,8 @@ impl Pool {
         }
     }
 
-    /// Closes what nobody used since the last sweep, and what the endpoint has closed. Says
-    /// whether any are left.
-    pub(super) fn sweep(&self) -> bool {
+    /// Closes what nobody used since the last sweep, and what the endpoint has closed.
+    pub(super) fn sweep(&self) {
         // Declared first, hence dropped last: sockets are closed outside the lock.
         let mut surplus = Vec::new();
         let mut idle = self.0.lock();
@@ -149,7 +148,6 @@ impl Pool {
             }
         }
         idle.untouched = idle.pairs.len();
-        idle.untouched > 0
     }
 
     /// Closes all.

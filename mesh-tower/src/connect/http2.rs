@@ -278,19 +278,16 @@ impl Group {
         connections.iter().filter(|connection| !connection.is_closed()).cloned().collect()
     }
 
-    /// Forgets closed connections, and lets go those nobody used since the last sweep. Says
-    /// whether any are left.
-    pub(super) fn sweep(&self) -> bool {
-        let Ok(_turn) = self.opening.try_lock() else { return true };
+    /// Forgets closed connections, and lets go those nobody used since the last sweep.
+    pub(super) fn sweep(&self) {
+        let Ok(_turn) = self.opening.try_lock() else { return };
         let mut connections = self.open_ones();
         connections.retain(|connection| {
             connection.status.used.swap(false, Ordering::Relaxed) || connection.streams() > 0
         });
-        let any = !connections.is_empty();
         if connections.len() < self.connections.load().len() {
             self.connections.store(connections);
         }
-        any
     }
 
     /// Takes no new stream; running ones end in their own time.

@@ -18,7 +18,8 @@ mod settings;
 pub use body::ResponseBody;
 pub use dial::{Dial, Dialing, Io, Tcp, Transport};
 pub use error::SendError;
-pub use settings::{Protocol, Settings};
+pub use mesh_core::policy::Protocol;
+pub use settings::Settings;
 
 use crate::body::Body;
 use crate::tls::Offer;
@@ -182,7 +183,8 @@ impl Connections {
                 Offer::Http2
             }
             Protocol::Auto if self.secure() => Offer::Either,
-            Protocol::Auto => Offer::Http1,
+            // Auto without TLS, and whatever comes later.
+            _ => Offer::Http1,
         }
     }
 
@@ -299,7 +301,7 @@ impl Connections {
         }
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
-                runtime.spawn(sweep(Arc::downgrade(self), idle_timeout / 2));
+                runtime.spawn(sweep(Arc::downgrade(self)));
             }
             // A body was read to its end outside of any runtime; the next call sees to it.
             Err(_) => self.sweeping.store(false, Ordering::Release),
@@ -308,15 +310,25 @@ impl Connections {
 }
 
 /// Closes, twice per idle timeout, what nobody used meanwhile; ends when nothing is left.
-async fn sweep(connections: Weak<Connections>, period: Duration) {
+async fn sweep(connections: Weak<Connections>) {
+    let mut since_http2 = Duration::ZERO;
     loop {
+        let (period, http2_period) = match connections.upgrade() {
+            Some(of) => (of.settings.idle_timeout / 2, of.settings.http2_idle_timeout / 2),
+            None => return,
+        };
         sleep(period).await;
         let Some(connections) = connections.upgrade() else { return };
-        let idle = connections.idle.sweep();
-        let http2 = connections.http2.sweep();
-        if !idle && !http2 {
+        connections.idle.sweep();
+        since_http2 += period;
+        if since_http2 >= http2_period {
+            since_http2 = Duration::ZERO;
+            connections.http2.sweep();
+        }
+        let is_empty = || connections.idle.len() == 0 && connections.http2.len() == 0;
+        if is_empty() {
             connections.sweeping.store(false, Ordering::Release);
-            if connections.idle.len() > 0 || connections.http2.len() > 0 {
+            if !is_empty() {
                 // One came back in between, and relied on this task.
                 connections.sweep_later();
             }

@@ -2,21 +2,9 @@
 
 use super::dial::{Dial, Tcp};
 use crate::tls;
+use mesh_core::Policy;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The HTTP version to speak to an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// HTTP/2 for gRPC and for endpoints whose TLS handshake (ALPN) chose it, HTTP/1.1 otherwise.
-    #[default]
-    Auto,
-    /// HTTP/1.1, one call at a time per connection.
-    Http1,
-    /// HTTP/2, without TLS by prior knowledge.
-    Http2,
-}
 
 /// Settings of all [`Connections`](super::Connections) of one destination.
 #[derive(Clone, Debug)]
@@ -24,9 +12,11 @@ pub enum Protocol {
 pub struct Settings {
     /// Longest time to a usable connection, name resolved, TLS included. 1 s.
     pub connect_timeout: Duration,
-    /// A connection that nobody used for this long is closed, at the latest. 60 s; zero keeps it
-    /// for ever.
+    /// An HTTP/1 connection that nobody used for this long is closed, at the latest. 60 s; zero
+    /// keeps all for ever.
     pub idle_timeout: Duration,
+    /// The same for an HTTP/2 connection. 1 h.
+    pub http2_idle_timeout: Duration,
     /// HTTP/1 connections kept without a call, per endpoint. 1,024.
     pub max_idle: usize,
     /// HTTP/2 connections per endpoint; when the streams of all of them are taken, further calls
@@ -53,6 +43,7 @@ impl Default for Settings {
         Self {
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(60),
+            http2_idle_timeout: Duration::from_secs(3600),
             max_idle: 1024,
             max_http2_connections: 1024,
             http2_keepalive_interval: None,
@@ -62,6 +53,25 @@ impl Default for Settings {
             max_response_head: 64 * 1024,
             tls: None,
             dial: Arc::new(Tcp::default()),
+        }
+    }
+}
+
+impl Settings {
+    /// What a policy says about connections; plaintext without `tls`.
+    #[must_use]
+    pub fn new(policy: &Policy, tls: Option<Arc<tls::Client>>) -> Self {
+        let (timeouts, connections) = (&policy.timeouts, &policy.connections);
+        Self {
+            connect_timeout: timeouts.connect,
+            idle_timeout: timeouts.idle,
+            http2_idle_timeout: timeouts.http2_idle,
+            max_idle: connections.max_idle_per_endpoint as usize,
+            http2_keepalive_interval: connections.http2_keepalive_interval,
+            http2_keepalive_timeout: connections.keepalive_timeout,
+            tls,
+            dial: Arc::new(Tcp { keepalive: connections.tcp_keepalive }),
+            ..Self::default()
         }
     }
 }

@@ -4,6 +4,7 @@ use super::files::{Contents, Reloading};
 use super::identity::{Identity, Mismatch, Wanted};
 use super::{H2, HTTP_1_1, error, provider, versions};
 use crate::connect::Transport;
+use mesh_core::snapshot::TlsConfig;
 use mesh_core::{Error, ErrorKind};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -31,8 +32,24 @@ pub struct ClientConfig {
     /// The names we accept instead of `server_name`, one of which the certificate must prove:
     /// SPIFFE IDs, DNS names or addresses.
     pub subject_alt_names: Vec<String>,
+    /// Protocols to offer (ALPN). By the protocol of the call when empty.
+    pub alpn: Vec<String>,
     /// Accept TLS 1.2 as well. Off.
     pub allow_tls12: bool,
+}
+
+impl From<&TlsConfig> for ClientConfig {
+    fn from(config: &TlsConfig) -> Self {
+        Self {
+            server_name: config.server_name.clone(),
+            ca: config.ca.clone(),
+            cert: config.cert.clone(),
+            key: config.key.clone(),
+            subject_alt_names: config.subject_alt_names.clone(),
+            alpn: config.alpn.clone(),
+            allow_tls12: false,
+        }
+    }
 }
 
 /// Opens TLS over transports to the endpoints of one destination.
@@ -90,7 +107,7 @@ impl Client {
                 None => native_roots()?,
             };
             let own = own.as_ref().map(|(cert, key)| (cert, key));
-            build(contents, roots, own, Arc::clone(&wanted), config.allow_tls12)
+            build(contents, roots, own, Arc::clone(&wanted), &config.alpn, config.allow_tls12)
         })?;
         Ok(Self { server_name, configs })
     }
@@ -143,6 +160,7 @@ fn build(
     roots: RootCertStore,
     own: Option<(&PathBuf, &PathBuf)>,
     wanted: Arc<[Wanted]>,
+    alpn: &[String],
     allow_tls12: bool,
 ) -> Result<Configs, Error> {
     let refused = |error: rustls::Error| Error::new(ErrorKind::Tls, error.to_string());
@@ -163,7 +181,10 @@ fn build(
     };
     let offering = |protocols: &[&[u8]]| {
         let mut config = config.clone();
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        config.alpn_protocols = match alpn {
+            [] => protocols.iter().map(|name| name.to_vec()).collect(),
+            chosen => chosen.iter().map(|name| name.clone().into_bytes()).collect(),
+        };
         Arc::new(config)
     };
     Ok(Configs {

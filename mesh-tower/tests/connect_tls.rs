@@ -296,6 +296,46 @@ async fn mutual_tls_asks_for_a_certificate_and_tells_who_it_is() {
 }
 
 #[tokio::test]
+async fn the_handshake_chooses_http2_where_both_sides_speak_it() {
+    let world = World::new();
+    world.put_pair(
+        "server",
+        &world.authority.leaf(|leaf| {
+            leaf.subject_alt_names = vec![dns("inventory.shop")];
+        }),
+    );
+    let path = |name: &str| world.folder.path(name);
+    let server = Server::from_files(path("server.pem"), path("server.key"), None);
+    let server = server.expect("the files load");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = TlsAcceptor::from(server.config());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(socket).await.expect("TLS");
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+                let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    assert_eq!(request.uri(), "https://inventory.shop/");
+                    respond.send_response(http::Response::new(()), true).expect("open");
+                }
+            });
+        }
+    });
+    let mut settings = Settings::default();
+    settings.connect_timeout = STEP;
+    settings.tls = Some(Arc::new(world.client(|_| {})));
+    let connections = Arc::new(Connections::new(vec![address], None, Arc::new(settings)));
+    for _ in 0..3 {
+        let request = Request::get("http://inventory.shop/").body(Body::empty()).expect("valid");
+        let response = soon(connections.send(request, Protocol::Auto)).await.expect("a response");
+        assert_eq!(response.version(), http::Version::HTTP_2);
+    }
+    assert_eq!((connections.counts().http2, connections.counts().idle), (1, 0));
+}
+
+#[tokio::test]
 async fn changed_files_count_for_the_next_handshake_and_broken_ones_do_not() {
     let world = World::new();
     let pair = |name: &'static str| {

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 /// An attempt that brought no response.
 ///
-/// Derefs to nothing: [`SendError::error`] says why, [`SendError::request`] is the request
-/// itself when no byte of it left us, so that another attempt needs no copy.
+/// When no byte of the request left us it is given back, so that another attempt needs no copy.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SendError {

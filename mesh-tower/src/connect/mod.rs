@@ -122,7 +122,7 @@ impl Connections {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Connect`](mesh_core::ErrorKind::Connect) and the TLS kinds when there is no
+    /// [`ErrorKind::Connect`] and the TLS kinds when there is no
     /// connection; `ConnectionClosed`, `RemoteReset` or `EndpointProtocol` when it failed under
     /// the request, marked [`after_send`](Error::after_send) unless the application cannot have
     /// seen it; `CallerGone` when the request's own body failed.

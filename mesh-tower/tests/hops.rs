@@ -9,7 +9,7 @@ use mesh_tower::connect::{Connections, Protocol, Settings};
 use mesh_tower::deadline::DeadlineLayer;
 use mesh_tower::server::ServerLayer;
 use mesh_tower::telemetry::TelemetryLayer;
-use mesh_tower::{Body, Error, Listener};
+use mesh_tower::{Body, Listener};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,10 +38,7 @@ async fn call(address: SocketAddr, request: Request<Body>) -> (StatusCode, Strin
         .service(service_fn(move |request| {
             let connections = connections.clone();
             async move {
-                connections
-                    .send(request, Protocol::Http1)
-                    .await
-                    .map_err(|failed| Error::from(failed.error))
+                connections.send(request, Protocol::Http1).await.map_err(|failed| failed.error)
             }
         }));
     let response = service.oneshot(request).await.expect("an answer");

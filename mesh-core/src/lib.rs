@@ -10,6 +10,7 @@ pub mod deadline;
 mod draw;
 mod endpoint;
 mod error;
+pub mod explain;
 pub mod health;
 pub mod limit;
 pub mod load;

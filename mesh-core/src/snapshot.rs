@@ -125,6 +125,11 @@ impl Snapshot {
         }
     }
 
+    /// What is tried for the host of an authority, in order.
+    pub(crate) fn entries(&self, authority: &str) -> Option<&Entries> {
+        self.hosts.find(&route::canonical(authority))
+    }
+
     /// The listeners of a proxy.
     #[must_use]
     pub fn listeners(&self) -> &[ListenerConfig] {

@@ -108,7 +108,8 @@ impl de::Error for Problem {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        let problem = Self::error(format!("expected {expected}, found {}", Found(found)));
+        let wanted = wanted(expected);
+        let problem = Self::error(format!("expected {wanted}, found {}", Found(found)));
         let number = matches!(
             found,
             Unexpected::Unsigned(_)
@@ -116,14 +117,15 @@ impl de::Error for Problem {
                 | Unexpected::Float(_)
                 | Unexpected::Bool(_)
         );
-        if number && expected.to_string().contains("string") {
-            return problem.help("put it in quotes");
+        if number && wanted == "a text" {
+            return problem
+                .help("put it in quotes; times and sizes have a unit, as in `5s` and `64KiB`");
         }
         problem
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::error(format!("expected {expected}, found {}", Found(found)))
+        Self::error(format!("expected {}, found {}", wanted(expected), Found(found)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -143,6 +145,22 @@ impl de::Error for Problem {
 
     fn missing_field(field: &'static str) -> Self {
         Self::error(format!("`{field}` is missing")).about(Cause::Missing)
+    }
+}
+
+/// What was expected, in the words of YAML.
+fn wanted(expected: &dyn Expected) -> String {
+    match &*expected.to_string() {
+        "a string" | "str" | "path string" => "a text".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "u8" => "a whole number up to 255".to_owned(),
+        "u16" => "a whole number up to 65535".to_owned(),
+        "u32" => "a whole number up to 4294967295".to_owned(),
+        "u64" | "usize" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        text if text.starts_with("struct ") => "a map".to_owned(),
+        text => text.to_owned(),
     }
 }
 

@@ -10,16 +10,18 @@
 //! ```
 
 use super::source::{Location, Source};
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
-/// Diagnostics shown of one set of files; more are counted, not shown.
-const SHOWN: usize = 100;
+/// Diagnostics that are kept of one set of files: whoever wrote more wrong things reads these first.
+const KEPT: usize = 100;
 /// Characters of a line that a snippet shows.
 const SNIPPET: usize = 120;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Severity {
     /// The configuration can be used, but likely does not mean what was intended.
@@ -38,10 +40,11 @@ impl fmt::Display for Severity {
 }
 
 /// A place in a file, with the line it points into.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Place {
     /// Name of the file.
+    #[serde(serialize_with = "text")]
     pub file: Arc<str>,
     /// Line, from 1.
     pub line: u32,
@@ -49,9 +52,15 @@ pub struct Place {
     pub column: u32,
     /// What this place is in relation to the problem; empty for the problem itself.
     pub label: String,
+    #[serde(skip)]
     snippet: String,
     /// Characters before the caret in `snippet`, and carets.
+    #[serde(skip)]
     caret: (usize, usize),
+}
+
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 impl Place {
@@ -94,7 +103,7 @@ impl Place {
 }
 
 /// One problem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Diagnostic {
     /// Whether the configuration is refused for it.
@@ -141,14 +150,11 @@ impl Errors {
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.diagnostics.iter().take(SHOWN).enumerate() {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
             let gap = if index == 0 { "" } else { "\n\n" };
             write!(f, "{gap}{diagnostic}")?;
         }
-        match self.diagnostics.len().checked_sub(SHOWN) {
-            Some(more @ 1..) => write!(f, "\n\nand {more} more"),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -245,9 +251,14 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// Turns problems into diagnostics in the order of files and lines.
+/// Turns problems into diagnostics, in the order of files and lines; of very many the errors
+/// among the first.
 pub(crate) fn resolve(sources: &[Source], mut problems: Vec<Problem>) -> Vec<Diagnostic> {
     problems.sort_by_key(|problem| problem.at);
+    if problems.len() > KEPT && problems.iter().any(Problem::is_error) {
+        problems.retain(Problem::is_error);
+    }
+    problems.truncate(KEPT);
     problems
         .into_iter()
         .map(|problem| {

@@ -101,6 +101,9 @@ pub fn parse(sources: &[Source]) -> Result<Documents, Errors> {
     Ok(Documents { sources: sources.into(), objects, warnings: problems })
 }
 
+/// Unknown keys of one object that are told; a file may hold many of them, and nothing else.
+const KEYS_TOLD: usize = 20;
+
 /// The keys of an object, in the order in which they are usually written.
 const KEYS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 
@@ -116,7 +119,7 @@ fn object(node: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
     let before = problems.len();
     for (key, _) in entries {
         // `status` is what a cluster writes back; it configures nothing.
-        if !KEYS.contains(&&*key.text) {
+        if !KEYS.contains(&&*key.text) && problems.len() < before + KEYS_TOLD {
             problems.push(
                 Problem::error(format!("unknown key `{}`", key.text.escape_debug()))
                     .at(key.at)
@@ -141,9 +144,10 @@ fn object(node: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
             }
         }
     }
-    let (kind, metadata) = (kind?, metadata?);
-    let spec_node = required(node, "spec", problems)?;
-    let (spec, rest) = spec(kind, spec_node, problems)?;
+    let spec_node = required(node, "spec", problems);
+    let kind = kind?;
+    let (spec, rest) = spec(kind, spec_node?, problems)?;
+    let metadata = metadata?;
     if problems.len() > before {
         return None;
     }

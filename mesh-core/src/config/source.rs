@@ -99,7 +99,7 @@ impl Origins {
         self.0.insert(path, origin);
     }
 
-    /// Where the value at `path`, or the nearest value around it, was written.
+    /// Where the value at `path` was written, by itself or as part of a list.
     #[must_use]
     pub fn of(&self, path: &str) -> Origin {
         let mut path = path;

@@ -4,7 +4,7 @@
 //! value, whoever finds it; several wrong things can be told at once; and two trees can be merged
 //! with every value keeping its origin.
 //!
-//! Limits (a stranger may have written the file): 4 MiB of text per set of files, 64 levels of
+//! Limits (a stranger may have written the file): 4 MiB of text per set of files, 32 levels of
 //! nesting, 200,000 nodes per file with aliases expanded, 10,000 documents. Beyond them a file is
 //! refused without being built.
 
@@ -18,7 +18,7 @@ use std::fmt;
 
 /// Bytes of all sources together.
 pub(crate) const MAX_BYTES: usize = 4 << 20;
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 200_000;
 const MAX_DOCUMENTS: usize = 10_000;
 

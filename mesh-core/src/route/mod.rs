@@ -131,6 +131,17 @@ pub(crate) struct Entry {
 /// What is configured for one host, in the order in which it is tried.
 pub(crate) type Entries = Arc<[Entry]>;
 
+/// What is tried for a request, in order, with the one that matches.
+pub(crate) fn tried<'a>(
+    entries: &'a [Entry],
+    request: &RouteRequest<'_>,
+) -> (&'a [Entry], Option<&'a Entry>) {
+    match entries.iter().position(|entry| entry.matched.is_match(request)) {
+        Some(index) => (&entries[..index], entries.get(index)),
+        None => (entries, None),
+    }
+}
+
 /// The first rule that matches, and one of its destinations.
 pub(crate) fn first<'a>(
     entries: &'a [Entry],

@@ -25,12 +25,15 @@ impl Compiler<'_> {
             }
             let Some(id) = self.services.get(&name).copied() else { continue };
             let merged = self.levels.of_destination(&name);
-            let (mut policy, origins) = self.policy(&merged);
+            let (mut policy, mut origins) = self.policy(&merged);
             let app_protocol = spec.app_protocol.as_ref().map_or(AppProtocol::Http, |p| p.value);
             if origins.of("protocol") == Origin::DEFAULT
                 && let Some(protocol) = protocol(app_protocol)
             {
                 Arc::make_mut(&mut policy).protocol = protocol;
+                let at = spec.app_protocol.as_ref().map_or(Location::NOWHERE, |p| p.at);
+                let origin = Origin::new(&self.documents.sources, at);
+                Arc::make_mut(&mut origins).insert("protocol".to_owned(), origin);
             }
             let endpoints = self.endpoints(spec);
             let tls = spec.tls.as_ref().map(|tls| self.tls(tls));

@@ -60,8 +60,7 @@ pub(super) fn origins(sources: &[Source], node: &Node) -> Origins {
             Value::Map(entries) => {
                 for (key, value) in entries {
                     within(path, key, |path| {
-                        // For a map its key tells where it was opened: a map may be empty.
-                        if matches!(value.value, Value::Map(_)) {
+                        if matches!(&value.value, Value::Map(inside) if inside.is_empty()) {
                             origins.insert(path.clone(), Origin::new(sources, key.at));
                         }
                         walk(sources, value, path, origins);

@@ -304,9 +304,10 @@ impl Compiler<'_> {
         }
         let mut merged = self.levels.of_destination(&target.name);
         overlay(&mut merged, overlaid);
-        let (mut policy, origins) = self.policy(&merged);
+        let (mut policy, mut origins) = self.policy(&merged);
         // What `appProtocol` decided is no value that is merged.
         Arc::make_mut(&mut policy).protocol = target.policy.protocol;
+        Arc::make_mut(&mut origins).insert("protocol".to_owned(), target.origins.of("protocol"));
         Some(Backend { destination: id, weight, policy, origins })
     }
 

@@ -1,0 +1,376 @@
+//! Explain: why a request goes where it goes, as a value and as text.
+//!
+//! The same decisions as those of a call, told instead of taken: the rule that matches and those
+//! tried before it, every destination with its share, every value of the policy with its origin,
+//! and every endpoint with the reason why it is in or out.
+
+use crate::config::{Origin, Origins};
+use crate::endpoint::{EndpointSpec, Member};
+use crate::health::StateKind;
+use crate::name::DestinationName;
+use crate::policy::Policy;
+use crate::route::{self, Backend, RouteRequest, Rule};
+use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot, Unrouted};
+use crate::time::Timestamp;
+use serde::Serialize;
+use std::fmt;
+
+/// Why a request goes where it goes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The request in one line.
+    pub request: String,
+    /// The rule that matches.
+    pub route: Option<RouteExplained>,
+    /// Why no rule takes it, if none does.
+    pub unrouted: Option<String>,
+    /// The matches that were tried before, in order: the condition of each, which is not met.
+    pub passed_over: Vec<RouteExplained>,
+    /// Where it can go.
+    pub destinations: Vec<DestinationExplained>,
+}
+
+/// A match and its rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct RouteExplained {
+    /// Name of the rule.
+    pub rule: String,
+    /// The condition.
+    pub condition: String,
+    /// Where the rule is written.
+    pub origin: Origin,
+}
+
+/// A destination of the rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct DestinationExplained {
+    /// Its name.
+    pub name: String,
+    /// The share of requests that go there, in percent.
+    pub percent: f64,
+    /// Where its endpoints come from.
+    pub endpoints: String,
+    /// Whether its endpoints are spoken to by TLS.
+    pub tls: bool,
+    /// Where it is written.
+    pub origin: Origin,
+    /// Its endpoints; empty if they are known at run time only.
+    pub candidates: Vec<Candidate>,
+    /// The policy of calls that go this way.
+    pub policy: Vec<PolicyValue>,
+}
+
+/// An endpoint, and why it is in or out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Candidate {
+    /// Its id.
+    pub endpoint: String,
+    /// Whether a call can be sent to it now.
+    pub included: bool,
+    /// Why.
+    pub reason: String,
+    /// Its tier; 0 is used first.
+    pub priority: u32,
+}
+
+impl Candidate {
+    /// What configuration alone says of an endpoint.
+    #[must_use]
+    pub fn configured(spec: &EndpointSpec) -> Self {
+        let usable = spec.declared.is_usable();
+        Self {
+            endpoint: spec.id.to_string(),
+            included: usable,
+            reason: match usable {
+                true if spec.weight == 1 => "ready".to_owned(),
+                true => format!("ready, weight {}", spec.weight),
+                false => format!("declared {:?}", spec.declared).to_lowercase(),
+            },
+            priority: spec.priority,
+        }
+    }
+
+    /// What is known of an endpoint from calling it.
+    #[must_use]
+    pub fn live<C>(member: &Member<C>, now: Timestamp) -> Self {
+        let configured = Self::configured(&member.spec);
+        let state = member.endpoint.health().state(now);
+        match state.kind {
+            StateKind::Ready | StateKind::Connecting => configured,
+            _ => Self { included: false, reason: state.to_string(), ..configured },
+        }
+    }
+}
+
+/// One value of a policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct PolicyValue {
+    /// Its path: `retry.attempts`.
+    pub path: String,
+    /// The value, as it would be written.
+    pub value: serde_json::Value,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// Explains a request. `live` tells the endpoints of a destination that is in use; where it has
+/// none, those of the configuration are told.
+#[must_use]
+pub fn explain(
+    snapshot: &Snapshot,
+    request: &RouteRequest<'_>,
+    live: impl Fn(&DestinationName) -> Option<Vec<Candidate>>,
+) -> Explanation {
+    let (passed, found, unrouted) = match snapshot.entries(request.authority) {
+        None => (&[][..], None, Some(Unrouted::UnknownHost)),
+        Some(entries) => {
+            let (passed, found) = route::tried(entries, request);
+            let host = || route::canonical(request.authority).into();
+            (passed, found, found.is_none().then(|| Unrouted::NoMatch { host: host() }))
+        }
+    };
+    let told = |entry: &route::Entry| RouteExplained {
+        rule: entry.rule.name.to_string(),
+        condition: entry.matched.to_string(),
+        origin: entry.rule.origin.clone(),
+    };
+    let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
+    Explanation {
+        request: format!("{} {}{}{query}", request.method, request.authority, request.path),
+        route: found.map(told),
+        unrouted: unrouted.map(|unrouted| unrouted.to_string()),
+        passed_over: passed.iter().map(told).collect(),
+        destinations: found
+            .map_or_else(Vec::new, |entry| destinations(snapshot, &entry.rule, &live)),
+    }
+}
+
+fn destinations(
+    snapshot: &Snapshot,
+    rule: &Rule,
+    live: &impl Fn(&DestinationName) -> Option<Vec<Candidate>>,
+) -> Vec<DestinationExplained> {
+    let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    rule.backends
+        .iter()
+        .filter_map(|backend| {
+            let known = snapshot.destinations().get(backend.destination.index())?;
+            let candidates = live(&known.name).unwrap_or_else(|| configured(known));
+            Some(destination(known, backend, total, by_priority(candidates)))
+        })
+        .collect()
+}
+
+fn destination(
+    known: &DestinationConfig,
+    backend: &Backend,
+    total: u64,
+    candidates: Vec<Candidate>,
+) -> DestinationExplained {
+    DestinationExplained {
+        name: known.name.to_string(),
+        percent: f64::from(backend.weight) * 100.0 / (total.max(1) as f64),
+        endpoints: known.endpoints.to_string(),
+        tls: known.tls.is_some(),
+        origin: known.origin.clone(),
+        candidates,
+        policy: policy_values(&backend.policy, &backend.origins),
+    }
+}
+
+fn configured(known: &DestinationConfig) -> Vec<Candidate> {
+    match &known.endpoints {
+        EndpointSource::Static(specs) => specs.iter().map(Candidate::configured).collect(),
+        EndpointSource::Dns { .. } | EndpointSource::File(_) => Vec::new(),
+    }
+}
+
+/// Takes out those that a lower tier makes needless.
+fn by_priority(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let lowest = candidates.iter().filter(|known| known.included).map(|known| known.priority).min();
+    let Some(lowest) = lowest else { return candidates };
+    for spare in candidates.iter_mut().filter(|known| known.included && known.priority > lowest) {
+        spare.included = false;
+        spare.reason = format!("priority {}, while priority {lowest} can be used", spare.priority);
+    }
+    candidates
+}
+
+/// Every value of a policy with its origin, in the order of the reference.
+#[must_use]
+pub fn policy_values(policy: &Policy, origins: &Origins) -> Vec<PolicyValue> {
+    values(policy, origins)
+}
+
+/// Every value of something that can be written as configuration, with its origin.
+fn values(value: &impl Serialize, origins: &Origins) -> Vec<PolicyValue> {
+    fn walk(
+        value: serde_json::Value,
+        path: &mut String,
+        origins: &Origins,
+        out: &mut Vec<PolicyValue>,
+    ) {
+        match value {
+            serde_json::Value::Object(entries) if !entries.is_empty() => {
+                for (key, value) in entries {
+                    let outer = path.len();
+                    if outer > 0 {
+                        path.push('.');
+                    }
+                    path.push_str(&key);
+                    walk(value, path, origins, out);
+                    path.truncate(outer);
+                }
+            }
+            value => {
+                out.push(PolicyValue { path: path.clone(), value, origin: origins.of(path) });
+            }
+        }
+    }
+    let mut out = Vec::new();
+    // A policy serializes to maps with text keys, which cannot fail.
+    let value = serde_json::to_value(value).unwrap_or_default();
+    walk(value, &mut String::new(), origins, &mut out);
+    out
+}
+
+impl fmt::Display for PolicyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = match &self.value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Null => "none".to_owned(),
+            serde_json::Value::Array(items) => {
+                let items = items.iter().map(|item| match item {
+                    serde_json::Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                });
+                format!("[{}]", items.collect::<Vec<_>>().join(", "))
+            }
+            other => other.to_string(),
+        };
+        write!(f, "{:<40} {value:<16} {}", self.path, self.origin)
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "request      {}", self.request.escape_debug())?;
+        for passed in &self.passed_over {
+            writeln!(f, "passed over  {}: not {}", passed.rule, passed.condition)?;
+        }
+        if let Some(route) = &self.route {
+            writeln!(f, "route        {} ({}): {}", route.rule, route.origin, route.condition)?;
+        }
+        if let Some(why) = &self.unrouted {
+            writeln!(f, "route        none: {why}")?;
+        }
+        for destination in &self.destinations {
+            writeln!(f)?;
+            destination.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for DestinationExplained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let security = if self.tls { "TLS" } else { "plain text" };
+        writeln!(
+            f,
+            "destination  {} ({}), {:.1} % of requests, {security}",
+            self.name, self.origin, self.percent
+        )?;
+        writeln!(f, "endpoints    {}", self.endpoints)?;
+        if self.candidates.is_empty() {
+            writeln!(f, "  known at run time only")?;
+        }
+        for candidate in &self.candidates {
+            let word = if candidate.included { "in " } else { "out" };
+            writeln!(f, "  {word}  {:<24} {}", candidate.endpoint, candidate.reason)?;
+        }
+        writeln!(f, "policy")?;
+        for value in &self.policy {
+            writeln!(f, "  {value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Source};
+    use http::{HeaderMap, Method};
+
+    const CONFIG: &str = "\
+apiVersion: mesh/v1
+kind: Service
+metadata: { name: a }
+spec:
+  appProtocol: grpc
+  endpoints:
+    static: ['127.0.0.1:1', { address: '127.0.0.1:2', priority: 1 }]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: r }
+spec:
+  parentRefs: [{ kind: Service, name: a }]
+  rules:
+  - matches: [{ path: { type: Exact, value: /x } }]
+    backendRefs: [{ name: a }]
+  - matches: [{ path: { value: /y } }]
+    timeouts: { request: 2s }
+    backendRefs: [{ name: a }]
+";
+
+    fn told(authority: &str, path: &str) -> Explanation {
+        let documents = config::parse(&[Source::new("f.yaml", CONFIG)]).expect("valid");
+        let snapshot = config::compile(&documents, 1).expect("valid");
+        let headers = HeaderMap::new();
+        let request = RouteRequest::new(authority, &Method::GET, path, None, &headers);
+        explain(&snapshot, &request, |_| None)
+    }
+
+    #[test]
+    fn tells_rule_destination_origins_and_candidates() {
+        let told = told("a:80", "/y/z");
+        let route = told.route.as_ref().expect("a route");
+        assert_eq!((&*route.rule, &*route.origin.to_string()), ("r/1", "f.yaml:17"));
+        assert_eq!(told.passed_over.len(), 1);
+        let destination = &told.destinations[0];
+        let origin = |path: &str| {
+            let value = destination.policy.iter().find(|value| value.path == path).expect(path);
+            (value.value.to_string(), value.origin.to_string())
+        };
+        assert_eq!(origin("timeouts.request"), ("\"2s\"".to_owned(), "f.yaml:18".to_owned()));
+        assert_eq!(origin("timeouts.connect"), ("\"1s\"".to_owned(), "default".to_owned()));
+        assert_eq!(origin("protocol"), ("\"Http2\"".to_owned(), "f.yaml:5".to_owned()));
+        let candidates: Vec<_> =
+            destination.candidates.iter().map(|c| (c.included, &*c.reason)).collect();
+        assert_eq!(
+            candidates,
+            [(true, "ready"), (false, "priority 1, while priority 0 can be used")]
+        );
+        let text = told.to_string();
+        for part in ["r/1 (f.yaml:17)", "100.0 % of requests", "out  127.0.0.1:2", "f.yaml:18"] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn tells_why_there_is_no_route() {
+        assert!(told("a", "/z").to_string().contains("none: no rule of host `a` matches"));
+        assert!(told("b", "/").to_string().contains("none: nothing is configured for this host"));
+    }
+}

@@ -1,0 +1,108 @@
+//! The command as a user runs it: what it prints, and its exit codes.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+const CONFIG: &str = "\
+apiVersion: mesh/v1
+kind: Service
+metadata: { name: inventory }
+spec: { endpoints: { static: ['127.0.0.1:8080'] } }
+---
+apiVersion: mesh/v1
+kind: TrafficPolicy
+metadata: { name: all }
+spec:
+  targetRef: { kind: Mesh }
+  timeouts: { request: 3s }
+";
+
+/// A route whose second rule is never reached.
+const WARNS: &str = "\
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: r }
+spec:
+  parentRefs: [{ kind: Service, name: inventory }]
+  rules:
+  - backendRefs: [{ name: inventory }]
+  - backendRefs: [{ name: inventory }]
+";
+
+fn mesh(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    // It may exit without reading; then there is nobody to write to.
+    let _unread = child.stdin.take().expect("input").write_all(input.as_bytes());
+    child.wait_with_output().expect("the command ends")
+}
+
+fn code(args: &[&str], input: &str) -> i32 {
+    mesh(args, input).status.code().expect("it exits by itself")
+}
+
+#[test]
+fn exit_codes_tell_fine_failed_usage_and_warned() {
+    let warns = format!("{CONFIG}{WARNS}");
+    assert_eq!(code(&["config", "check", "-"], CONFIG), 0);
+    assert_eq!(code(&["config", "check", "-"], &warns), 0);
+    assert_eq!(code(&["config", "check", "--strict", "-"], CONFIG), 0);
+    assert_eq!(code(&["config", "check", "--strict", "-"], &warns), 3);
+    assert_eq!(code(&["config", "check", "-"], "kind: Nothing"), 1);
+    assert_eq!(code(&["config", "check", "/no/such/file.yaml"], ""), 1);
+    assert_eq!(code(&["config", "chek"], ""), 2);
+    assert_eq!(code(&["explain", "GET", "/no-host", "--config", "-"], CONFIG), 2);
+}
+
+#[test]
+fn check_points_at_the_error_and_prints_json() {
+    let wrong = CONFIG.replace("request:", "requets:");
+    let text = mesh(&["config", "check", "-"], &wrong).stderr;
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains("--> -:11:15") && text.contains("did you mean `request`?"), "{text}");
+
+    let json = mesh(&["config", "check", "-o", "json", "-"], &wrong).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!(json["valid"], false);
+    let place = &json["diagnostics"][0]["places"][0];
+    assert_eq!((&place["line"], &place["column"]), (&11.into(), &15.into()));
+}
+
+#[test]
+fn show_prints_values_with_their_origin() {
+    let text = mesh(&["config", "show", "--origin", "-"], CONFIG).stdout;
+    let text = String::from_utf8(text).expect("text");
+    let line = |path: &str| {
+        let found = text.lines().find(|line| line.trim_start().starts_with(path));
+        found.unwrap_or_else(|| panic!("{path} in\n{text}")).split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(line("timeouts.request"), ["timeouts.request", "3s", "-:11"]);
+    assert_eq!(line("timeouts.connect"), ["timeouts.connect", "1s", "default"]);
+}
+
+#[test]
+fn explain_tells_route_destination_and_candidates() {
+    let config = format!("{CONFIG}{WARNS}");
+    let told = mesh(&["explain", "GET", "http://inventory/x", "--config", "-"], &config);
+    let text = String::from_utf8(told.stdout).expect("text");
+    for part in ["route        r/0 (-:", "destination  inventory (-:3)", "in   127.0.0.1:8080"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let told = mesh(&["explain", "GET", "http://other/", "--config", "-", "-o", "json"], &config);
+    assert_eq!(told.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!(json["unrouted"], "nothing is configured for this host");
+}
+
+#[test]
+fn the_schema_is_that_of_all_kinds() {
+    let schema = mesh(&["config", "schema"], "").stdout;
+    let schema: serde_json::Value = serde_json::from_slice(&schema).expect("JSON");
+    assert_eq!(schema["oneOf"].as_array().map(Vec::len), Some(7));
+}

@@ -49,6 +49,12 @@ impl<T> Swap<T> {
     }
 }
 
+impl<T> From<Arc<T>> for Swap<T> {
+    fn from(value: Arc<T>) -> Self {
+        Self(ArcSwap::new(value))
+    }
+}
+
 impl<T: fmt::Debug> fmt::Debug for Swap<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Swap").field(&*self.load()).finish()

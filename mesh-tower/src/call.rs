@@ -4,12 +4,14 @@
 //! Policy pinned there wins over a layer's own settings, so the same layers serve hand-made
 //! stacks and pushed configuration; a layer that finds no `Call` uses its own.
 
+use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
 use mesh_core::retry::budget::Budget;
+use mesh_core::route::Rule;
 use mesh_core::{EndpointId, Policy, Timestamp};
 use std::sync::Arc;
 
@@ -34,6 +36,10 @@ pub struct Call {
     pub grpc: bool,
     /// What it shares with the other calls of its destination.
     pub shared: Option<Arc<Shared>>,
+    /// The rule that matched.
+    pub rule: Option<Arc<Rule>>,
+    /// Whom it is for, once routed.
+    pub(crate) destination: Option<Arc<Destination>>,
 }
 
 impl Call {
@@ -49,7 +55,16 @@ impl Call {
             idempotent: None,
             grpc,
             shared: None,
+            rule: None,
+            destination: None,
         }
+    }
+
+    /// The same, to a destination.
+    pub(crate) fn to(mut self, destination: Arc<Destination>) -> Self {
+        self.shared = Some(destination.shared().clone());
+        self.destination = Some(destination);
+        self
     }
 }
 

@@ -1,22 +1,35 @@
 //! The service mesh as tower layers.
 
 pub mod answer;
+pub mod balance;
 pub mod body;
 pub mod breaker;
+mod builder;
 pub mod call;
+pub mod channel;
 pub mod clock;
 pub mod connect;
 pub mod deadline;
+mod destination;
 mod integrations;
 pub mod limit;
 pub mod listen;
+mod mesh;
 pub mod retry;
+pub mod route;
 pub mod server;
+mod stack;
 pub mod telemetry;
+pub mod ticket;
 pub mod tls;
+mod workers;
 
 pub use body::{Body, BoxError};
+pub use builder::{BuildError, MeshBuilder};
+pub use channel::Channel;
+pub use destination::{DestinationState, EndpointView};
 #[cfg(feature = "reqwest")]
 pub use integrations::reqwest::SendVia;
 pub use listen::Listener;
+pub use mesh::Mesh;
 pub use mesh_core::{Error, ErrorKind};

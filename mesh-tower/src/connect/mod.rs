@@ -79,6 +79,14 @@ pub struct Counts {
     pub h2_streams: usize,
 }
 
+impl Counts {
+    /// All open connections.
+    #[must_use]
+    pub const fn connections(&self) -> usize {
+        self.idle + self.active + self.http2
+    }
+}
+
 /// An open connection, of either version.
 enum Opened {
     Http1(Box<Pair>),

@@ -1,0 +1,165 @@
+//! Builds a [`Mesh`] by hand.
+
+use crate::destination::Environment;
+use crate::mesh::Mesh;
+use crate::telemetry::Metrics;
+use crate::tls;
+use mesh_core::Error;
+use mesh_core::config::{self, Source};
+use mesh_discovery::Dns;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// Builds a [`Mesh`]. Nothing is required.
+///
+/// ```no_run
+/// # fn example() -> Result<(), mesh_tower::BuildError> {
+/// use mesh_tower::Mesh;
+///
+/// let mesh = Mesh::builder()
+///     .config_file("mesh.yaml")
+///     .config_text("inline", "apiVersion: mesh/v1\nkind: Service\nmetadata: {name: inventory}\nspec: {endpoints: {static: [{address: '127.0.0.1:8080'}]}}")
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct MeshBuilder {
+    files: Vec<PathBuf>,
+    texts: Vec<Source>,
+    dns: Option<Dns>,
+    workers: usize,
+    server_tls: Option<ServerTls>,
+}
+
+#[derive(Debug)]
+struct ServerTls {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+impl MeshBuilder {
+    /// Reads a configuration file when built. More than one: a later file wins, object by object.
+    #[must_use]
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files.push(path.into());
+        self
+    }
+
+    /// Configuration as text; `name` stands for the file in messages.
+    #[must_use]
+    pub fn config_text(mut self, name: &str, text: impl Into<Arc<str>>) -> Self {
+        self.texts.push(Source::new(name, text));
+        self
+    }
+
+    /// The DNS servers to ask. Default: the system's.
+    #[must_use]
+    pub fn dns(mut self, dns: Dns) -> Self {
+        self.dns = Some(dns);
+        self
+    }
+
+    /// How many runtimes will use the mesh, each with connections of its own. Default 1; see
+    /// [`Mesh::worker`].
+    #[must_use]
+    pub const fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Certificate and key for [`Mesh::listen`], as PEM files that are read again when they change.
+    /// With `client_ca`, callers must present a certificate signed by it (mTLS).
+    #[must_use]
+    pub fn server_tls(
+        mut self,
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> Self {
+        self.server_tls = Some(ServerTls { cert: cert.into(), key: key.into(), client_ca });
+        self
+    }
+
+    /// Reads the configuration and starts discovery. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is no runtime, a file cannot be read, a document is wrong, or certificates do
+    /// not fit.
+    pub fn build(self) -> Result<Mesh, BuildError> {
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let mut sources = self.texts;
+        for path in &self.files {
+            sources.push(read(path)?);
+        }
+        let dns = self.dns.unwrap_or_else(Dns::system);
+        let server_tls = match self.server_tls {
+            Some(ServerTls { cert, key, client_ca }) => Some(
+                tls::Server::from_files(cert, key, client_ca)
+                    .map(Arc::new)
+                    .map_err(BuildError::Tls)?,
+            ),
+            None => None,
+        };
+        let environment = Environment { dns, runtime, workers: self.workers.max(1) };
+        let mesh = Mesh::start(environment, Metrics::new(), server_tls);
+        if !sources.is_empty() {
+            mesh.configure(&sources)?;
+        }
+        Ok(mesh)
+    }
+}
+
+fn read(path: &Path) -> Result<Source, BuildError> {
+    std::fs::read_to_string(path)
+        .map(|text| Source::new(path.display().to_string(), text))
+        .map_err(|source| BuildError::Read { path: path.to_owned(), source })
+}
+
+/// Why a mesh could not be built, or a configuration not be put in force.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// [`MeshBuilder::build`] was called outside of a tokio runtime.
+    NoRuntime,
+    /// A configuration file could not be read.
+    #[non_exhaustive]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration is wrong; each error says where.
+    Config(config::Errors),
+    /// A certificate or key cannot be used.
+    Tls(Error),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRuntime => {
+                f.write_str("a mesh is built inside a tokio runtime, and there is none here")
+            }
+            Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Self::Config(errors) => errors.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoRuntime => None,
+            Self::Read { source, .. } => Some(source),
+            Self::Config(errors) => Some(errors),
+            Self::Tls(error) => Some(error),
+        }
+    }
+}

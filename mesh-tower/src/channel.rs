@@ -1,0 +1,137 @@
+//! Channel: what callers call through.
+//!
+//! A clone is cheap and shares everything. It takes requests with any body of `Bytes`, so it is
+//! the transport of tonic clients and an HTTP client alike:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use http::Request;
+//! use mesh_tower::{Body, Mesh};
+//! use tower::ServiceExt;
+//!
+//! let mesh = Mesh::from_env()?;
+//! let request = Request::get("http://inventory/items/7").body(Body::empty())?;
+//! let response = mesh.http().oneshot(request).await?;
+//! println!("{}", response.status());
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::body::{Body, BoxError};
+use crate::mesh::Mesh;
+use crate::route::RouteLayer;
+use crate::stack::{Stack, StackResponse, stack};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use mesh_core::Error;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tower_service::Service;
+
+/// See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct Channel(Stack);
+
+impl Channel {
+    pub(crate) fn by_request(mesh: &Mesh) -> Self {
+        Self(stack(mesh, &RouteLayer::new(mesh.clone())))
+    }
+
+    pub(crate) fn named(mesh: &Mesh, name: &str) -> Self {
+        Self(stack(mesh, &RouteLayer::new(mesh.clone()).authority(name)))
+    }
+}
+
+impl<B> Service<Request<B>> for Channel
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    /// Always ready: what cannot be served is refused by the call.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        ResponseFuture { inner: self.0.call(request.map(Body::new)) }
+    }
+}
+
+type StackFuture = <Stack as Service<Request<Body>>>::Future;
+type StackBody = <StackResponse as IntoBody>::Body;
+
+/// Names the body of a response type.
+trait IntoBody {
+    type Body;
+}
+
+impl<B> IntoBody for Response<B> {
+    type Body = B;
+}
+
+pin_project! {
+    /// A call under way. Dropping it cancels the attempts, timers and streams below at once.
+    pub struct ResponseFuture {
+        #[pin]
+        inner: StackFuture,
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project()
+            .inner
+            .poll(cx)
+            .map_ok(|response| response.map(|inner| ResponseBody { inner }))
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The response body of a call. Dropping it before its end cancels the rest.
+    pub struct ResponseBody {
+        #[pin]
+        inner: StackBody,
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().inner.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,561 @@
+//! A destination at run time: who serves it now, what is known of them, and its shared limits.
+//!
+//! | part | written by | read by |
+//! |---|---|---|
+//! | picker with its endpoint set | the destination's task, when discovery or policy changes | balance |
+//! | load, health, breaker of an endpoint | tickets, the sweep | picker |
+//! | retry budget, limits | retry, admit | the same |
+//!
+//! One task per destination follows discovery and runs the outlier sweep; it ends with the
+//! destination. Losing the source changes nothing here: the last set stays.
+
+use crate::call::Shared;
+use crate::clock;
+use crate::connect::{self, Connections};
+use crate::telemetry::{BreakerState, DestinationMetrics, Observe, Observed};
+use crate::workers::{Worker, Workers};
+use mesh_core::health::EndpointState;
+use mesh_core::health::breaker::{self, Admission, Transition};
+use mesh_core::health::outlier::{Detector, Ejection};
+use mesh_core::limit::Limits;
+use mesh_core::pick::{NoPick, Picker};
+use mesh_core::policy::{ConnectionConfig, Timeouts};
+use mesh_core::retry::backoff;
+use mesh_core::retry::budget::Budget;
+use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
+use mesh_core::{
+    EndpointId, EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp,
+};
+use mesh_discovery::{Dns, Update};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+/// An endpoint with its connections.
+pub(crate) type Endpoint = mesh_core::Endpoint<Workers>;
+
+/// Background attempts to reach an endpoint that refused: 100 ms, doubling to 10 s.
+const RECONNECT: backoff::Config =
+    backoff::Config::new(Duration::from_millis(100), Duration::from_secs(10));
+
+/// What destinations need from the mesh around them.
+#[derive(Clone, Debug)]
+pub(crate) struct Environment {
+    pub(crate) dns: Dns,
+    pub(crate) runtime: Handle,
+    pub(crate) workers: usize,
+}
+
+/// See the [module docs](self).
+pub(crate) struct Destination {
+    label: Arc<str>,
+    environment: Environment,
+    policy: Swap<Policy>,
+    source: Mutex<Source>,
+    picker: Swap<Picker<Workers>>,
+    detector: Swap<Detector>,
+    shared: Arc<Shared>,
+    resolution: watch::Sender<Resolution>,
+    ask_again: Arc<Notify>,
+}
+
+/// Where endpoints come from, and how they are connected to; what changes them restarts the task.
+struct Source {
+    endpoints: EndpointSource,
+    tls: Option<TlsConfig>,
+    connection: (Timeouts, ConnectionConfig),
+    connect: Arc<connect::Settings>,
+    task: Option<AbortHandle>,
+}
+
+/// What discovery has said so far.
+#[derive(Clone, Debug)]
+enum Resolution {
+    /// Nothing yet.
+    Waiting,
+    /// A set of endpoints, perhaps an empty one.
+    Known,
+    /// No set so far, and the last attempt failed for this reason.
+    Failed(Arc<str>),
+}
+
+impl Destination {
+    pub(crate) fn start(
+        label: Arc<str>,
+        config: &DestinationConfig,
+        connect: Arc<connect::Settings>,
+        environment: &Environment,
+        metrics: Arc<DestinationMetrics>,
+    ) -> Arc<Self> {
+        let policy = &config.policy;
+        let shared = Arc::new(Shared {
+            budget: Budget::new(&policy.budget),
+            limits: Limits::new(&policy.limits),
+            metrics,
+        });
+        let destination = Arc::new(Self {
+            label,
+            environment: environment.clone(),
+            policy: Swap::from(policy.clone()),
+            source: Mutex::new(Source {
+                endpoints: config.endpoints.clone(),
+                tls: config.tls.clone(),
+                connection: (policy.timeouts, policy.connections),
+                connect,
+                task: None,
+            }),
+            picker: Swap::new(Picker::new(EndpointSet::empty(), policy.pick.clone())),
+            detector: Swap::new(Detector::new(policy.outlier.clone())),
+            shared,
+            resolution: watch::Sender::new(Resolution::Waiting),
+            ask_again: Arc::new(Notify::new()),
+        });
+        let watched: Weak<Self> = Arc::downgrade(&destination);
+        destination.shared.metrics.observed_by(watched);
+        destination.restart(false);
+        destination
+    }
+
+    /// Takes over a new configuration; endpoints, connections and history stay unless the source
+    /// or TLS changed.
+    pub(crate) fn reconfigure(
+        self: &Arc<Self>,
+        config: &DestinationConfig,
+        connect: Arc<connect::Settings>,
+    ) {
+        let policy = &config.policy;
+        if *self.policy.get() != **policy {
+            let old = self.policy.get();
+            self.policy.store_shared(policy.clone());
+            if old.pick != policy.pick {
+                let set = self.picker.load().set().clone();
+                self.picker.store(Picker::new(set, policy.pick.clone()));
+            }
+            if old.outlier != policy.outlier {
+                self.detector.store(Detector::new(policy.outlier.clone()));
+            }
+            self.shared.limits.reconfigure(&policy.limits);
+            self.shared.budget.reconfigure(&policy.budget);
+        }
+        let mut source = self.source.lock();
+        let reconnect =
+            source.tls != config.tls || source.connection != (policy.timeouts, policy.connections);
+        if reconnect || source.endpoints != config.endpoints {
+            source.endpoints = config.endpoints.clone();
+            source.tls = config.tls.clone();
+            source.connection = (policy.timeouts, policy.connections);
+            source.connect = connect;
+            drop(source);
+            self.restart(reconnect);
+        }
+    }
+}
+
+impl Destination {
+    /// The name in labels and messages.
+    pub(crate) fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.policy.get()
+    }
+
+    /// What layers above use of it.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits until discovery has spoken for the first time. Does not read anything but a flag from
+    /// then on.
+    pub(crate) async fn resolved(&self) {
+        let mut resolution = self.resolution.subscribe();
+        // An error means that the sender is gone, and it lives in `self`.
+        let _ = resolution.wait_for(|seen| !matches!(seen, Resolution::Waiting)).await;
+    }
+
+    /// Chooses an endpoint that this call has not tried, if there is one.
+    pub(crate) fn pick(
+        &self,
+        now: Timestamp,
+        tried: &[EndpointId],
+    ) -> Result<Arc<Endpoint>, Unpicked> {
+        let picker = self.picker.load();
+        match picker.pick(now, tried, &mut || fastrand::u64(..)) {
+            Ok(picked) => Ok(picked.member.endpoint.clone()),
+            Err(NoPick::AllOut { total, example, .. }) => Err(Unpicked::Final(self.error(
+                ErrorKind::NoHealthyEndpoint,
+                format!("none of its {total} endpoints can take a call; one is {example}"),
+            ))),
+            Err(_) => match &*self.resolution.borrow() {
+                Resolution::Waiting => Err(Unpicked::Unresolved),
+                Resolution::Known => Err(Unpicked::Final(
+                    self.error(ErrorKind::NoHealthyEndpoint, "it has no endpoints".to_owned()),
+                )),
+                Resolution::Failed(why) => {
+                    Err(Unpicked::Final(self.error(ErrorKind::Dns, why.to_string())))
+                }
+            },
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, message: String) -> Error {
+        Error::new(kind, message).with_destination(self.label.clone())
+    }
+
+    /// Hands the outcome of an attempt to outlier detection.
+    pub(crate) fn record(&self, endpoint: &Endpoint, outcome: Outcome, now: Timestamp) {
+        let size = self.picker.load().set().members().len();
+        let ejection =
+            self.detector.load().record(endpoint, size, outcome, now, &mut || fastrand::u64(..));
+        if let Some(ejection) = ejection {
+            self.ejected(&ejection);
+        }
+    }
+
+    /// Hands the outcome of an attempt to the endpoint's breaker.
+    pub(crate) fn breaker_record(
+        &self,
+        endpoint: &Endpoint,
+        admission: Admission,
+        outcome: Outcome,
+        now: Timestamp,
+        config: &breaker::Config,
+    ) {
+        let draw = &mut || fastrand::u64(..);
+        let to = match endpoint.breaker().record(admission, outcome, now, config, draw) {
+            Some(Transition::Opened(span)) => {
+                tracing::warn!(
+                    "mesh.destination" = &*self.label,
+                    "mesh.endpoint" = %endpoint.id(),
+                    "breaker open for {span:?}",
+                );
+                BreakerState::Open
+            }
+            Some(_) => {
+                tracing::info!(
+                    "mesh.destination" = &*self.label,
+                    "mesh.endpoint" = %endpoint.id(),
+                    "breaker closed",
+                );
+                BreakerState::Closed
+            }
+            None => return,
+        };
+        self.shared.metrics.breaker_changed(to);
+    }
+
+    fn ejected(&self, ejection: &Ejection) {
+        self.shared.metrics.ejected();
+        tracing::warn!(
+            "mesh.destination" = &*self.label,
+            "mesh.endpoint" = %ejection.endpoint,
+            "endpoint ejected: {}, returns in {:?}", ejection.reason, ejection.duration,
+        );
+    }
+
+    /// The endpoint could not be connected to: takes it out, asks discovery again, and tries it
+    /// in the background until it answers or is removed.
+    pub(crate) fn unreachable(self: &Arc<Self>, endpoint: &Arc<Endpoint>, error: &Error) {
+        let delay = RECONNECT.delay(1, &mut || fastrand::u64(..));
+        let now = clock::now();
+        if !endpoint.health().set_unreachable(now, now + delay) {
+            return;
+        }
+        tracing::warn!(
+            "mesh.destination" = &*self.label,
+            "mesh.endpoint" = %endpoint.id(),
+            "endpoint unreachable: {}", error.message(),
+        );
+        self.ask_again.notify_one();
+        let task = reconnect(Arc::downgrade(self), endpoint.clone(), delay);
+        self.environment.runtime.spawn(task);
+    }
+
+    /// What a failed connection says when it was the last endpoint that could be picked.
+    pub(crate) fn down(&self, error: &Error) -> Option<Error> {
+        let picker = self.picker.load();
+        let members = picker.set().members();
+        if members.iter().any(|member| member.endpoint.is_selectable()) {
+            return None;
+        }
+        let message = match members.len() {
+            1 => format!("its only endpoint cannot be reached: {}", error.message()),
+            total => format!(
+                "none of its {total} endpoints can be reached; the last one tried: {}",
+                error.message()
+            ),
+        };
+        let mut down = self.error(ErrorKind::NoHealthyEndpoint, message).with_source(error.clone());
+        if let Some(endpoint) = error.endpoint() {
+            down = down.with_endpoint(endpoint);
+        }
+        Some(down)
+    }
+
+    fn update(
+        &self,
+        from: &EndpointSet<Workers>,
+        specs: Vec<EndpointSpec>,
+        connect: &Arc<connect::Settings>,
+    ) {
+        let workers = self.environment.workers;
+        let (set, change) = from.update(specs, |spec| {
+            Workers::new(workers, || {
+                Connections::new(spec.addresses.clone(), spec.hostname.clone(), connect.clone())
+            })
+        });
+        let old = self.picker.get();
+        self.picker.store(Picker::new(set, self.policy.load().pick.clone()));
+        self.resolution.send_replace(Resolution::Known);
+        let picker = self.picker.load();
+        let kept: HashSet<*const Endpoint> =
+            picker.set().members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
+        for member in old.set().members() {
+            if !kept.contains(&Arc::as_ptr(&member.endpoint)) {
+                member.endpoint.connections.all().for_each(|connections| connections.drain());
+            }
+        }
+        if !change.is_empty() {
+            tracing::debug!(
+                "mesh.destination" = &*self.label,
+                added = change.added.len(),
+                changed = change.changed.len(),
+                removed = change.removed.len(),
+                "endpoints changed",
+            );
+        }
+    }
+
+    fn failed(&self, why: String) {
+        tracing::warn!("mesh.destination" = &*self.label, "discovery failed: {why}");
+        self.resolution.send_if_modified(|seen| {
+            if matches!(seen, Resolution::Known) {
+                return false;
+            }
+            *seen = Resolution::Failed(why.into());
+            true
+        });
+    }
+
+    fn sweep(&self) {
+        let now = clock::now();
+        let picker = self.picker.get();
+        let sweep = self.detector.load().sweep(picker.set(), now, &mut || fastrand::u64(..));
+        sweep.ejected.iter().for_each(|ejection| self.ejected(ejection));
+        for endpoint in sweep.readmitted {
+            tracing::info!("mesh.destination" = &*self.label, "mesh.endpoint" = %endpoint, "endpoint readmitted");
+        }
+    }
+
+    /// Who serves it, in which state, with which load.
+    pub(crate) fn state(&self, now: Timestamp) -> DestinationState {
+        let policy = self.policy.load();
+        let picker = self.picker.load();
+        let counts = self.shared.metrics.counts();
+        DestinationState {
+            name: self.label.clone(),
+            attempts: counts.picks,
+            retries: counts.retries,
+            ejections: counts.ejections,
+            endpoints: picker
+                .set()
+                .members()
+                .iter()
+                .map(|member| {
+                    let endpoint = &member.endpoint;
+                    EndpointView {
+                        id: endpoint.id().clone(),
+                        state: endpoint.state(now),
+                        attempts: endpoint.connections.attempts(),
+                        in_flight: endpoint.load().in_flight(),
+                        load: endpoint.load().peak_ewma(now, &policy.pick.ewma),
+                        weight: member.spec.weight,
+                        connections: endpoint
+                            .connections
+                            .all()
+                            .map(|connections| connections.counts().connections())
+                            .sum(),
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Why there is no endpoint for an attempt.
+pub(crate) enum Unpicked {
+    /// Discovery has not spoken yet: worth waiting for.
+    Unresolved,
+    /// There is none.
+    Final(Error),
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        if let Some(task) = self.source.get_mut().task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Destination {
+    /// Starts the task that follows discovery, in place of the one before. With `afresh`,
+    /// endpoints get new connections and lose their history.
+    fn restart(self: &Arc<Self>, afresh: bool) {
+        let mut source = self.source.lock();
+        let follow = Follow {
+            destination: Arc::downgrade(self),
+            ask_again: self.ask_again.clone(),
+            dns: self.environment.dns.clone(),
+            endpoints: source.endpoints.clone(),
+            connect: source.connect.clone(),
+            keep: !afresh,
+        };
+        let interval = self.policy.load().outlier.interval;
+        let task = self.environment.runtime.spawn(follow.run(interval)).abort_handle();
+        if let Some(old) = source.task.replace(task) {
+            old.abort();
+        }
+    }
+}
+
+/// The destination's task.
+struct Follow {
+    destination: Weak<Destination>,
+    ask_again: Arc<Notify>,
+    dns: Dns,
+    endpoints: EndpointSource,
+    connect: Arc<connect::Settings>,
+    /// Whether endpoints of the same id keep their connections and history at the first update.
+    keep: bool,
+}
+
+impl Follow {
+    async fn run(mut self, interval: Duration) {
+        let mut watch = mesh_discovery::resolver(&self.endpoints, &self.dns).watch();
+        let mut ended = false;
+        let mut next_sweep = tokio::time::Instant::now() + interval;
+        loop {
+            tokio::select! {
+                update = watch.changed(), if !ended => {
+                    let Some(destination) = self.destination.upgrade() else { return };
+                    match update {
+                        Some(Update::Endpoints(specs)) => {
+                            let from = if self.keep { destination.picker.load().set().clone() } else { EndpointSet::empty() };
+                            self.keep = true;
+                            destination.update(&from, specs, &self.connect);
+                        }
+                        Some(Update::Failed(failure)) => destination.failed(failure.to_string()),
+                        Some(_) => {}
+                        None => ended = true,
+                    }
+                }
+                () = self.ask_again.notified() => watch.nudge(),
+                () = tokio::time::sleep_until(next_sweep) => {
+                    let Some(destination) = self.destination.upgrade() else { return };
+                    next_sweep += destination.policy.load().outlier.interval;
+                    destination.sweep();
+                }
+            }
+        }
+    }
+}
+
+/// Tries an unreachable endpoint until it answers, is removed, or the destination is gone.
+async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut delay: Duration) {
+    let mut attempt = 1;
+    loop {
+        tokio::time::sleep(delay).await;
+        let Some(protocol) = destination.upgrade().map(|known| known.policy.load().protocol) else {
+            return;
+        };
+        let reached = endpoint.connections.of(Worker::default()).probe(protocol).await;
+        let Some(destination) = destination.upgrade() else { return };
+        let now = clock::now();
+        match reached {
+            Ok(()) => {
+                endpoint.health().set_reachable();
+                tracing::info!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "endpoint reachable again");
+                return;
+            }
+            Err(error) => {
+                attempt += 1;
+                delay = RECONNECT.delay(attempt, &mut || fastrand::u64(..));
+                endpoint.health().set_unreachable(now, now + delay);
+                tracing::debug!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "still unreachable: {}", error.message());
+            }
+        }
+        let here = destination
+            .picker
+            .load()
+            .set()
+            .members()
+            .iter()
+            .any(|member| Arc::ptr_eq(&member.endpoint, &endpoint));
+        if !here {
+            return;
+        }
+    }
+}
+
+/// A destination as the admin page shows it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DestinationState {
+    /// Its name; for one without configuration, the authority that calls named.
+    pub name: Arc<str>,
+    /// Attempts made.
+    pub attempts: u64,
+    /// How many of them were retries.
+    pub retries: u64,
+    /// How often outlier detection ejected an endpoint.
+    pub ejections: u64,
+    /// Those who serve it.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// An endpoint as the admin page shows it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointView {
+    /// Its id, by default its address.
+    pub id: EndpointId,
+    /// Its state, with reason and times.
+    pub state: EndpointState,
+    /// Attempts made.
+    pub attempts: u64,
+    /// Attempts in flight.
+    pub in_flight: u32,
+    /// What the picker compares, in seconds.
+    pub load: f64,
+    /// Its configured share.
+    pub weight: u32,
+    /// Open connections.
+    pub connections: usize,
+}
+
+impl Observe for Destination {
+    fn observe(&self, now: Timestamp) -> Observed {
+        let mut endpoints: Vec<(&'static str, u64)> = Vec::new();
+        for member in self.picker.load().set().members() {
+            let state = member.endpoint.state(now).kind.as_str();
+            match endpoints.iter_mut().find(|(known, _)| *known == state) {
+                Some((_, count)) => *count += 1,
+                None => endpoints.push((state, 1)),
+            }
+        }
+        Observed { endpoints, budget_remaining: Some(u64::from(self.shared.budget.remaining(now))) }
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Destination").field("label", &self.label).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,381 @@
+//! Mesh: the configuration in force, and the destinations that calls have found.
+//!
+//! One value per process, cheap to clone. It owns the background tasks (discovery and the outlier
+//! sweep, one task per destination), which end when the last clone is dropped.
+
+use crate::balance::Balance;
+use crate::builder::{BuildError, MeshBuilder};
+use crate::call::{self, Call};
+use crate::channel::Channel;
+use crate::clock;
+use crate::connect;
+use crate::destination::{Destination, DestinationState, Environment};
+use crate::listen::Listener;
+use crate::server::{self, ServerLayer};
+use crate::telemetry::Metrics;
+use crate::tls;
+use crate::workers::Worker;
+use http::Request;
+use mesh_core::config::{self, Source};
+use mesh_core::route::RouteRequest;
+use mesh_core::snapshot::{DestinationConfig, Snapshot, TlsConfig, Unrouted};
+use mesh_core::{DestinationName, Error, ErrorKind, Swap};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::net::ToSocketAddrs;
+
+/// Destinations that were never configured, made for authorities that calls named. More are
+/// refused: a program that calls more names than this calls what strangers wrote.
+const PLAIN_LIMIT: usize = 1024;
+
+/// See the [module docs](self).
+#[derive(Clone)]
+pub struct Mesh {
+    shared: Arc<Shared>,
+    worker: Worker,
+}
+
+struct Shared {
+    live: Swap<Live>,
+    /// By authority; `http://` first, `https://` second.
+    plain: [Swap<HashMap<Box<str>, Arc<Destination>>>; 2],
+    /// Held while `live` or `plain` is rebuilt; never on the path of a call.
+    writing: Mutex<()>,
+    version: AtomicU64,
+    environment: Environment,
+    metrics: Metrics,
+    server_tls: Option<Arc<tls::Server>>,
+}
+
+/// A snapshot with the destinations it names, in the same order.
+struct Live {
+    snapshot: Arc<Snapshot>,
+    destinations: Vec<Arc<Destination>>,
+}
+
+impl Mesh {
+    /// A mesh from the environment: the configuration file that `MESH_CONFIG` names, else
+    /// `mesh.yaml` in the working directory, else none. With none, authorities are plain DNS
+    /// names and the default policy applies.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), mesh_tower::BuildError> {
+    /// let mesh = mesh_tower::Mesh::from_env()?;
+    /// let channel = mesh.channel("greeter");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`MeshBuilder::build`].
+    pub fn from_env() -> Result<Self, BuildError> {
+        let mut builder = Self::builder();
+        if let Some(path) = std::env::var_os("MESH_CONFIG") {
+            builder = builder.config_file(PathBuf::from(path));
+        } else if Path::new("mesh.yaml").is_file() {
+            builder = builder.config_file("mesh.yaml");
+        }
+        builder.build()
+    }
+
+    /// A mesh made by hand.
+    #[must_use]
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::default()
+    }
+
+    /// A channel to a destination: the transport of a tonic client, or an HTTP client for requests
+    /// without an authority.
+    #[must_use]
+    pub fn channel(&self, name: &str) -> Channel {
+        Channel::named(self, name)
+    }
+
+    /// A channel whose destination is each request's own authority.
+    #[must_use]
+    pub fn http(&self) -> Channel {
+        Channel::by_request(self)
+    }
+
+    /// The lowest part of the stack alone, for a stack made by hand: picks an endpoint of the
+    /// destination and sends.
+    ///
+    /// ```no_run
+    /// # fn example(mesh: mesh_tower::Mesh) {
+    /// use mesh_tower::deadline::DeadlineLayer;
+    /// use mesh_tower::retry::RetryLayer;
+    /// use std::time::Duration;
+    /// use tower::ServiceBuilder;
+    ///
+    /// let channel = ServiceBuilder::new()
+    ///     .layer(DeadlineLayer::new(Duration::from_secs(2)))
+    ///     .layer(RetryLayer::new())
+    ///     .service(mesh.balance("inventory"));
+    /// # let _ = channel;
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn balance(&self, name: &str) -> Balance {
+        match self.destination(name) {
+            Ok(destination) => Balance::fixed(destination, self.worker),
+            Err(error) => Balance::invalid(error, self.worker),
+        }
+    }
+
+    /// The inbound layer, for an axum router or a tonic server.
+    #[must_use]
+    pub fn server(&self) -> ServerLayer {
+        ServerLayer::with_metrics(server::Config::default(), &self.shared.metrics)
+    }
+
+    /// Listens for callers, with TLS where the builder was given certificates.
+    ///
+    /// # Errors
+    /// When the address cannot be bound; the message names it.
+    pub async fn listen(&self, address: impl ToSocketAddrs + fmt::Debug) -> io::Result<Listener> {
+        Listener::bind(address, self.shared.server_tls.clone()).await
+    }
+
+    /// Puts a configuration in force, whole or not at all.
+    ///
+    /// Destinations that stay keep their endpoints, connections and what is known of them.
+    ///
+    /// # Errors
+    /// When a document is wrong or a certificate cannot be read; the configuration in force stays.
+    pub fn configure(&self, sources: &[Source]) -> Result<u64, BuildError> {
+        let documents = config::parse(sources).map_err(BuildError::Config)?;
+        let shared = &self.shared;
+        let _writing = shared.writing.lock();
+        let version = shared.version.load(Ordering::Relaxed) + 1;
+        let snapshot = config::compile(&documents, version).map_err(BuildError::Config)?;
+        shared.apply(snapshot)?;
+        shared.version.store(version, Ordering::Relaxed);
+        Ok(version)
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.live.load().snapshot.clone()
+    }
+
+    /// Every destination with its endpoints and their states.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<DestinationState> {
+        let now = clock::now();
+        let [http, https] = &self.shared.plain;
+        let (http, https) = (http.load(), https.load());
+        let live = self.shared.live.load();
+        let plain = http.values().chain(https.values());
+        live.destinations.iter().chain(plain).map(|destination| destination.state(now)).collect()
+    }
+
+    /// What the mesh has counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// The same mesh as another worker sees it: its channels use that worker's connections.
+    /// `index` counts from 0 to one less than [`MeshBuilder::workers`].
+    #[must_use]
+    pub fn worker(&self, index: usize) -> Self {
+        Self { shared: self.shared.clone(), worker: Worker(index) }
+    }
+
+    pub(crate) const fn own_worker(&self) -> Worker {
+        self.worker
+    }
+
+    /// Finds the route of a request.
+    pub(crate) fn route<B>(&self, authority: &str, request: &Request<B>) -> Result<Call, Error> {
+        let live = self.shared.live.load();
+        let looked_for = RouteRequest::new(
+            authority,
+            request.method(),
+            request.uri().path(),
+            request.uri().query(),
+            request.headers(),
+        );
+        match live.snapshot.route(&looked_for, &mut || fastrand::u64(..)) {
+            Ok(routed) => {
+                let id = routed.backend.destination;
+                let destination = live.destinations.get(id.index()).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::NoDestination,
+                        "the route names a destination that is gone",
+                    )
+                })?;
+                let grpc = call::is_grpc(request.headers());
+                let mut call = Call::new(clock::now(), routed.backend.policy.clone(), grpc)
+                    .to(destination.clone());
+                call.rule = Some(routed.rule.clone());
+                Ok(call)
+            }
+            Err(Unrouted::UnknownHost) => {
+                let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
+                let destination = self.plain(authority, https)?;
+                let grpc = call::is_grpc(request.headers());
+                Ok(Call::new(clock::now(), destination.policy(), grpc).to(destination))
+            }
+            Err(unrouted) => {
+                Err(Error::new(ErrorKind::NoRoute, unrouted.to_string())
+                    .with_destination(authority))
+            }
+        }
+    }
+
+    fn destination(&self, name: &str) -> Result<Arc<Destination>, Error> {
+        if let Ok(parsed) = name.parse::<DestinationName>() {
+            let live = self.shared.live.load();
+            if let Some(found) =
+                live.snapshot.destination(&parsed).and_then(|id| live.destinations.get(id.index()))
+            {
+                return Ok(found.clone());
+            }
+        }
+        self.plain(name, false)
+    }
+
+    /// The destination of an authority that nobody configured: its DNS name.
+    fn plain(&self, authority: &str, https: bool) -> Result<Arc<Destination>, Error> {
+        match self.shared.plain[usize::from(https)].load().get(authority) {
+            Some(found) => Ok(found.clone()),
+            None => self.shared.add_plain(authority, https),
+        }
+    }
+}
+
+impl Mesh {
+    pub(crate) fn start(
+        environment: Environment,
+        metrics: Metrics,
+        server_tls: Option<Arc<tls::Server>>,
+    ) -> Self {
+        let live = Live { snapshot: Arc::new(Snapshot::empty()), destinations: Vec::new() };
+        let shared = Shared {
+            live: Swap::new(live),
+            plain: Default::default(),
+            writing: Mutex::new(()),
+            version: AtomicU64::new(0),
+            environment,
+            metrics,
+            server_tls,
+        };
+        Self { shared: Arc::new(shared), worker: Worker::default() }
+    }
+}
+
+impl Shared {
+    /// Builds the destinations of a snapshot, those of the same name from the ones in force, and
+    /// swaps both in. The caller holds `writing`.
+    fn apply(&self, snapshot: Snapshot) -> Result<(), BuildError> {
+        // All that can fail comes first, so that nothing is changed by halves.
+        let connects = snapshot
+            .destinations()
+            .iter()
+            .map(|config| {
+                connect_settings(config).map_err(|error| {
+                    BuildError::Tls(error.with_destination(config.name.to_string()))
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let old = self.live.get();
+        let known: HashMap<&str, &Arc<Destination>> = old
+            .destinations
+            .iter()
+            .map(|destination| (&**destination.label(), destination))
+            .collect();
+        let destinations = snapshot
+            .destinations()
+            .iter()
+            .zip(connects)
+            .map(|(config, connect)| {
+                let name = config.name.to_string();
+                match known.get(&*name) {
+                    Some(destination) => {
+                        destination.reconfigure(config, connect);
+                        (*destination).clone()
+                    }
+                    None => {
+                        let metrics = self.metrics.destination(&name);
+                        Destination::start(name.into(), config, connect, &self.environment, metrics)
+                    }
+                }
+            })
+            .collect();
+        self.live.store(Live { snapshot: Arc::new(snapshot), destinations });
+        Ok(())
+    }
+
+    fn add_plain(&self, authority: &str, https: bool) -> Result<Arc<Destination>, Error> {
+        let (host, port) = host_and_port(authority, if https { 443 } else { 80 })?;
+        let _writing = self.writing.lock();
+        let known = self.plain[usize::from(https)].get();
+        if let Some(found) = known.get(authority) {
+            return Ok(found.clone());
+        }
+        if known.len() >= PLAIN_LIMIT {
+            return Err(Error::new(
+                ErrorKind::NoDestination,
+                format!("{PLAIN_LIMIT} authorities without configuration are in use already; configure the ones you need"),
+            )
+            .with_destination(authority));
+        }
+        let mut config = DestinationConfig::plain(
+            host,
+            port,
+            self.live.load().snapshot.default_policy().clone(),
+        );
+        if https {
+            config.tls = Some(TlsConfig::for_host(host));
+        }
+        let connect = connect_settings(&config)?;
+        let metrics = self.metrics.destination(authority);
+        let made =
+            Destination::start(authority.into(), &config, connect, &self.environment, metrics);
+        let mut all = HashMap::clone(&known);
+        all.insert(authority.into(), made.clone());
+        self.plain[usize::from(https)].store(all);
+        Ok(made)
+    }
+}
+
+/// How to connect to the endpoints of a destination.
+fn connect_settings(config: &DestinationConfig) -> Result<Arc<connect::Settings>, Error> {
+    let tls = match &config.tls {
+        Some(tls) => Some(Arc::new(tls::Client::new(tls.into())?)),
+        None => None,
+    };
+    Ok(Arc::new(connect::Settings::new(&config.policy, tls)))
+}
+
+/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
+fn host_and_port(authority: &str, default: u16) -> Result<(&str, u16), Error> {
+    let invalid = || {
+        Error::new(
+            ErrorKind::NoRoute,
+            format!("`{}` is not host or host:port", authority.escape_debug()),
+        )
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| invalid())?),
+        _ => (authority, default),
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() || authority.contains('@') { Err(invalid()) } else { Ok((host, port)) }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh")
+            .field("version", &self.shared.version.load(Ordering::Relaxed))
+            .field("destinations", &self.shared.live.load().destinations.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,43 @@
+//! The default client stack, and why it stands in this order.
+//!
+//! | layer | must sit above | because |
+//! |---|---|---|
+//! | [`route`](crate::route) | all | it pins the policy that the others ask |
+//! | [`telemetry`](crate::telemetry) of the call | deadline | a call that runs out of time is counted as one |
+//! | [`deadline`](crate::deadline) | limit, retry | attempts and back-off share one budget of time |
+//! | [`limit`](crate::limit) | retry | a call counts once, whatever its attempts |
+//! | [`retry`](crate::retry) | balance | each attempt picks anew |
+//! | [`telemetry`](crate::telemetry) of the attempt | balance | a span and a duration for each |
+//! | [`balance`](crate::balance) | – | picks, asks the breaker, sends |
+//!
+//! Every layer is a plain tower layer with a named type and future, so the compiler sees the
+//! stack as one type; the only box is the attempt's future in balance.
+
+use crate::balance::Balance;
+use crate::body::Body;
+use crate::deadline::{Deadline, DeadlineLayer};
+use crate::limit::{Limit, LimitLayer};
+use crate::mesh::Mesh;
+use crate::retry::{Retry, RetryLayer};
+use crate::route::{Route, RouteLayer};
+use crate::telemetry::{Telemetry, TelemetryLayer};
+use http::Request;
+use tower_layer::Layer;
+use tower_service::Service;
+
+type Attempt = Telemetry<Balance>;
+
+/// The whole, as one type.
+pub(crate) type Stack = Route<Telemetry<Deadline<Limit<Retry<Attempt>>>>>;
+
+/// What it answers with.
+pub(crate) type StackResponse = <Stack as Service<Request<Body>>>::Response;
+
+/// The stack of one mesh, below `route`.
+pub(crate) fn stack(mesh: &Mesh, route: &RouteLayer) -> Stack {
+    let attempt = TelemetryLayer::attempt().layer(Balance::routed(mesh.own_worker()));
+    let retry = RetryLayer::new().layer(attempt);
+    let limit = LimitLayer::default().layer(retry);
+    let deadline = DeadlineLayer::default().layer(limit);
+    route.layer(TelemetryLayer::call().layer(deadline))
+}

@@ -1,0 +1,198 @@
+//! Ticket: the guard of one attempt in flight.
+//!
+//! It counts the attempt at its endpoint from the pick to the end of the response body, and hands
+//! what was seen to the endpoint's load, its breaker and the destination's outlier detector:
+//!
+//! | moment | what is recorded |
+//! |---|---|
+//! | response head | latency; for HTTP the outcome, by status |
+//! | trailers | for gRPC the outcome, by `grpc-status` |
+//! | error before the end | the failure |
+//! | dropped before the end | only that it ended: the caller went away |
+//!
+//! A failure enters the load as a penalty (5 s, or what the server asked for) instead of its
+//! latency, so that an endpoint that fails fast does not look fast. Source: linkerd2-proxy's load
+//! biaser; the formula is in [`mesh_core::load`].
+
+use crate::clock;
+use crate::destination::{Destination, Endpoint};
+use http::{HeaderMap, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use mesh_core::health::breaker::Admission;
+use mesh_core::retry::pushback;
+use mesh_core::{Error, GrpcCode, Outcome, Policy, Timestamp};
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// Guard of one attempt in flight.
+pub(crate) struct Ticket {
+    destination: Arc<Destination>,
+    policy: Arc<Policy>,
+    endpoint: Arc<Endpoint>,
+    started: Timestamp,
+    admission: Option<Admission>,
+    grpc: bool,
+    /// The outcome is recorded; only the end is still to come.
+    decided: bool,
+}
+
+impl Ticket {
+    pub(crate) fn new(
+        destination: Arc<Destination>,
+        policy: Arc<Policy>,
+        endpoint: Arc<Endpoint>,
+        started: Timestamp,
+        admission: Option<Admission>,
+        grpc: bool,
+    ) -> Self {
+        endpoint.load().begin();
+        Self { destination, policy, endpoint, started, admission, grpc, decided: false }
+    }
+
+    /// The response head is here: one clock read, and for HTTP the whole verdict.
+    pub(crate) fn head<B>(&mut self, response: &Response<B>) -> Outcome {
+        let now = clock::now();
+        let outcome = if self.grpc {
+            match GrpcCode::from_headers(response.headers()) {
+                Some(code) => Outcome::of_grpc(code),
+                None if response.status() != http::StatusCode::OK => {
+                    Outcome::of_grpc(GrpcCode::from_http(response.status()))
+                }
+                None => {
+                    self.observe(now);
+                    return Outcome::Success;
+                }
+            }
+        } else {
+            Outcome::of_http(response.status())
+        };
+        if outcome.is_failure() {
+            self.fail(now, outcome, Some(response.headers()));
+        } else {
+            self.observe(now);
+            self.decide(now, outcome);
+        }
+        outcome
+    }
+
+    /// The attempt ended without a response.
+    pub(crate) fn error(&mut self, error: &Error) {
+        if let Some(failure) = error.failure() {
+            self.fail(clock::now(), Outcome::Failure(failure), None);
+        }
+    }
+
+    fn trailers(&mut self, trailers: Option<&HeaderMap>) {
+        if self.decided || !self.grpc {
+            return;
+        }
+        let code = trailers.and_then(GrpcCode::from_headers).unwrap_or(GrpcCode::UNKNOWN);
+        let now = clock::now();
+        match Outcome::of_grpc(code) {
+            Outcome::Success => self.decide(now, Outcome::Success),
+            failure => self.fail(now, failure, trailers),
+        }
+    }
+
+    fn observe(&self, now: Timestamp) {
+        let config = &self.policy.pick.ewma;
+        self.endpoint.load().observe(now, now.since(self.started), config);
+    }
+
+    fn fail(&mut self, now: Timestamp, outcome: Outcome, headers: Option<&HeaderMap>) {
+        let config = &self.policy.pick.ewma;
+        let penalty = headers
+            .and_then(|headers| pushback::server_delay(headers, clock::wall()))
+            .unwrap_or(config.failure_penalty);
+        self.endpoint.load().penalize(now, penalty, config);
+        self.decide(now, outcome);
+    }
+
+    fn decide(&mut self, now: Timestamp, outcome: Outcome) {
+        self.decided = true;
+        self.tell_breaker(now, outcome);
+        self.destination.record(&self.endpoint, outcome, now);
+    }
+
+    fn tell_breaker(&mut self, now: Timestamp, outcome: Outcome) {
+        if let (Some(config), Some(admission)) = (&self.policy.breaker, self.admission.take()) {
+            self.destination.breaker_record(&self.endpoint, admission, outcome, now, config);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.endpoint.load().end();
+        if self.admission.is_some() {
+            self.tell_breaker(clock::now(), Outcome::Cancelled);
+        }
+    }
+}
+
+pin_project! {
+    /// A response body that keeps the attempt's ticket to its end.
+    pub struct Counted<B> {
+        #[pin]
+        inner: B,
+        ticket: Option<Ticket>,
+    }
+}
+
+impl<B> Counted<B> {
+    pub(crate) const fn new(inner: B, ticket: Ticket) -> Self {
+        Self { inner, ticket: Some(ticket) }
+    }
+}
+
+impl<B> HttpBody for Counted<B>
+where
+    B: HttpBody<Error = Error>,
+{
+    type Data = B::Data;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() && !this.inner.is_end_stream() => {}
+            Some(Ok(frame)) => {
+                if let Some(mut ticket) = this.ticket.take() {
+                    ticket.trailers(frame.trailers_ref());
+                }
+            }
+            Some(Err(error)) => {
+                if let Some(mut ticket) = this.ticket.take() {
+                    ticket.error(error);
+                }
+            }
+            None => {
+                if let Some(mut ticket) = this.ticket.take() {
+                    ticket.trailers(None);
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for Counted<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counted").field("in_flight", &self.ticket.is_some()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,43 @@
+//! What the transport keeps per endpoint: one set of connections for each worker.
+//!
+//! A connection belongs to the runtime that opened it. A linked service has one; the proxy has
+//! one per core, and its workers share nothing but the endpoint's counts.
+
+use crate::connect::Connections;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Index of a worker: 0 in a linked service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Worker(pub(crate) usize);
+
+/// The connections of one endpoint, by worker, and how often it was picked.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    connections: Box<[Arc<Connections>]>,
+    attempts: AtomicU64,
+}
+
+impl Workers {
+    pub(crate) fn new(count: usize, mut make: impl FnMut() -> Connections) -> Self {
+        let connections = (0..count.max(1)).map(|_| Arc::new(make())).collect();
+        Self { connections, attempts: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn attempted(&self) {
+        self.attempts.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn attempts(&self) -> u64 {
+        self.attempts.load(Relaxed)
+    }
+
+    /// The connections of one worker; those of the first where the index is out of range.
+    pub(crate) fn of(&self, worker: Worker) -> &Arc<Connections> {
+        self.connections.get(worker.0).unwrap_or(&self.connections[0])
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Connections>> {
+        self.connections.iter()
+    }
+}

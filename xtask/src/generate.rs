@@ -2,31 +2,24 @@
 //!
 //! | file | from |
 //! |---|---|
-//! | `docs/mesh.schema.json` | `mesh config schema` |
+//! | `docs/mesh.schema.json` | `mesh-core/examples/schema.rs` |
 
-use crate::root;
-use crate::section::{Verdict, cargo};
+use crate::section::{self, Verdict, cargo};
+use crate::{root, target};
 use std::fs;
+use std::process::Command;
 
-/// File, and the arguments of `mesh` that print it.
-const FILES: &[(&str, &[&str])] = &[("docs/mesh.schema.json", &["config", "schema"])];
+/// File, and the example that prints it.
+const FILES: &[(&str, &str)] = &[("docs/mesh.schema.json", "schema")];
 
 /// Writes every file, or with `check` only compares.
 pub(crate) fn run(check: bool) -> Verdict {
     let mut different = Vec::new();
-    for (file, args) in FILES {
-        let mut mesh = cargo();
-        // All features, as in every other section: nothing is built twice.
-        mesh.args(["run", "--quiet", "--locked", "--all-features", "--package", "mesh-cli"]);
-        let printed =
-            match mesh.args(["--bin", "mesh", "--"]).args(*args).current_dir(root()).output() {
-                Ok(output) if output.status.success() => output.stdout,
-                Ok(output) => {
-                    let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                    return Verdict::Failed(format!("mesh {}: {why}", args.join(" ")));
-                }
-                Err(error) => return Verdict::Failed(format!("cargo run: {error}")),
-            };
+    for (file, example) in FILES {
+        let printed = match print(example) {
+            Ok(printed) => printed,
+            Err(why) => return Verdict::Failed(format!("example {example}: {why}")),
+        };
         let path = root().join(file);
         if fs::read(&path).is_ok_and(|now| now == printed) {
             continue;
@@ -43,5 +36,21 @@ pub(crate) fn run(check: bool) -> Verdict {
         Verdict::Passed
     } else {
         Verdict::Failed(format!("{} out of date: run `cargo xtask gen`", different.join(", ")))
+    }
+}
+
+fn print(example: &str) -> Result<Vec<u8>, String> {
+    // Built as part of the whole workspace, so that dependencies keep the features they were
+    // built with: `cargo run` would build some of them once more.
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--workspace", "--all-features", "--locked", "--example"]);
+    if let Verdict::Failed(why) = section::run(build.arg(example)) {
+        return Err(why);
+    }
+    let program = target().join("debug/examples").join(example);
+    match Command::new(program).current_dir(root()).output() {
+        Ok(output) if output.status.success() => Ok(output.stdout),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }

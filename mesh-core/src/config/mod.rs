@@ -44,3 +44,6 @@ pub use parse::{Documents, parse};
 pub use schema::schema;
 pub use server_policy::ServerPolicy;
 pub use source::{Origin, Origins, Source};
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,12 @@ use super::kinds::{
 };
 use super::server_policy::ServerPolicy;
 use super::source::{Location, Source};
+use super::span;
 use super::tree::{self, Node, Value};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::policy::Policy;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Objects of one set of files, each correct by itself.
 #[derive(Clone, Debug)]
@@ -219,13 +221,19 @@ fn version(node: &Node, kind: Kind, problems: &mut Vec<Problem>) {
 fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, Node)> {
     let spec = match kind {
         Kind::Service => Spec::Service(Box::new(de::read(node, problems)?)),
-        Kind::HttpRoute => Spec::Http(de::read(node, problems)?),
+        Kind::HttpRoute => {
+            if let Some(Node { value: Value::List(rules), .. }) = node.get("rules") {
+                rules.iter().for_each(|rule| never_zero(rule.get("timeouts"), problems));
+            }
+            Spec::Http(de::read(node, problems)?)
+        }
         Kind::GrpcRoute => Spec::Grpc(de::read(node, problems)?),
         Kind::TcpRoute => Spec::Tcp(de::read(node, problems)?),
         Kind::Listener => Spec::Listener(Box::new(de::read(node, problems)?)),
         Kind::TrafficPolicy => {
             let (target, rest) = target(node, problems)?;
             sections::<Policy>(&rest, problems);
+            never_zero(rest.get("timeouts"), problems);
             return Some((Spec::Traffic(target), rest));
         }
         Kind::ServerPolicy => {
@@ -246,6 +254,20 @@ fn sections<T: serde::de::DeserializeOwned>(node: &Node, problems: &mut Vec<Prob
     }
 }
 
+/// Checks that no timeout is zero, which some take for "none" and some for "at once".
+fn never_zero(timeouts: Option<&Node>, problems: &mut Vec<Problem>) {
+    let Some(Node { value: Value::Map(entries), .. }) = timeouts else { return };
+    for (key, value) in entries {
+        if value.text().is_some_and(|text| span::parse(text) == Ok(Duration::ZERO)) {
+            problems.push(
+                Problem::error(format!("`{}` is zero, which does not mean unlimited", key.text))
+                    .at(value.at)
+                    .help("leave it out for the default"),
+            );
+        }
+    }
+}
+
 /// Splits the target of a policy from its values.
 fn target(node: &Node, problems: &mut Vec<Problem>) -> Option<(Target, Node)> {
     let Value::Map(entries) = &node.value else {
@@ -256,6 +278,12 @@ fn target(node: &Node, problems: &mut Vec<Problem>) -> Option<(Target, Node)> {
     let read: TargetRef = de::read(written, problems)?;
     let rest = entries.iter().filter(|(key, _)| key.text != "targetRef").cloned().collect();
     let kind = *read.kind;
+    if let Some(group) =
+        read.group.filter(|group| !["", "core", "mesh", GATEWAY].contains(&&***group))
+    {
+        let what = format!("a target of group `{}`", group.escape_debug());
+        problems.push(Problem::not_supported(&what).at(group.at));
+    }
     match (&read.name, kind) {
         (Some(name), TargetKind::Mesh) => problems
             .push(Problem::error("the mesh has no name").at(name.at).help("leave `name` out")),

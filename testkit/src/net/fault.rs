@@ -1,16 +1,7 @@
 //! A faulty network in user space.
 //!
 //! One loopback port in front of a target. The fault holds for every connection, open ones
-//! included, from the moment it is set:
-//!
-//! | fault | new connections | open ones |
-//! |---|---|---|
-//! | `Pass` | forwarded | bytes flow |
-//! | `Delay` | forwarded | each read waits that long first |
-//! | `Cut` | forwarded | after n more answer bytes: FIN both ways |
-//! | `Reset` | forwarded | after n more answer bytes: RST both ways |
-//! | `Swallow` | accepted | bytes are read by nobody; back-pressure, then silence |
-//! | `Refuse` | RST | RST |
+//! included, from the moment it is set.
 
 use crate::endpoint::Resettable;
 use std::future::pending;
@@ -24,7 +15,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What the network does to connections; see the [module docs](self).
+/// What the network does to connections.
+///
+/// | fault | new connections | open ones |
+/// |---|---|---|
+/// | `Pass` | forwarded | bytes flow |
+/// | `Delay` | forwarded | each read waits that long first |
+/// | `Cut` | forwarded | after n more answer bytes: FIN both ways |
+/// | `Reset` | forwarded | after n more answer bytes: RST both ways |
+/// | `Swallow` | accepted | bytes are read by nobody; back-pressure, then silence |
+/// | `Refuse` | RST | RST |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {

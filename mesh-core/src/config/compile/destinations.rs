@@ -200,8 +200,9 @@ impl Compiler<'_> {
         let mut hosts = vec![format!("{}.{}", name.name(), name.namespace())];
         let in_default = DestinationName::new(DEFAULT_NAMESPACE, name.name())
             .is_ok_and(|known| self.services.contains_key(&known));
-        let rivals = self.services.keys().filter(|known| known.name() == name.name()).count();
-        if name.namespace() == DEFAULT_NAMESPACE || (!in_default && rivals == 1) {
+        if name.namespace() == DEFAULT_NAMESPACE
+            || (!in_default && self.namesakes.get(name.name()) == Some(&1))
+        {
             hosts.push(name.name().to_owned());
         }
         let own = hosts.into_iter().map(|host| (host, at));

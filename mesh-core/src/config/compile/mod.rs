@@ -5,6 +5,7 @@
 
 mod destinations;
 mod listeners;
+mod matches;
 mod merge;
 mod policies;
 mod routes;
@@ -33,6 +34,7 @@ pub fn compile(documents: &Documents, version: u64) -> Result<Snapshot, Errors> 
         documents,
         problems: documents.warnings.clone(),
         services: HashMap::new(),
+        namesakes: HashMap::new(),
         default: Node::written_nowhere(&Policy::default()),
         levels: Levels::default(),
         warned: HashSet::new(),
@@ -56,6 +58,8 @@ struct Compiler<'a> {
     documents: &'a Documents,
     problems: Vec<Problem>,
     services: HashMap<DestinationName, DestinationId>,
+    /// How many services of any namespace have a name.
+    namesakes: HashMap<String, usize>,
     /// The default policy as a tree, to merge into.
     default: Node,
     levels: Levels,
@@ -90,6 +94,7 @@ impl<'a> Compiler<'a> {
                 match DestinationName::new(&object.namespace, &object.name) {
                     Ok(name) => {
                         let id = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
+                        *self.namesakes.entry(name.name().to_owned()).or_default() += 1;
                         self.services.insert(name, DestinationId(id));
                     }
                     Err(wrong) => {

@@ -1,9 +1,7 @@
 //! Routes: rules with their matches and destinations, in the order in which they are tried.
 
 use super::super::de::Located;
-use super::super::kinds::{
-    BackendRef, GrpcMatch, HttpMatch, HttpTimeouts, MatchType, NamedMatch, ParentRef, PathMatchType,
-};
+use super::super::kinds::{BackendRef, HttpTimeouts, ParentRef};
 use super::super::parse::{Object, Spec};
 use super::super::source::{Location, Origin};
 use super::super::span;
@@ -12,12 +10,8 @@ use super::destinations::host_problem;
 use super::merge::{entry, join, nothing, overlay};
 use super::{Compiler, Problem, destination};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
-use crate::route::{
-    Backend, Entries, Entry, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, Rule, ValueMatch,
-    covers,
-};
+use crate::route::{Backend, Entries, Entry, Match, PathMatch, Rule, covers};
 use crate::snapshot::{DestinationId, Snapshot};
-use http::{HeaderName, Method};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -81,7 +75,7 @@ impl Compiler<'_> {
                         let matches = rule
                             .matches
                             .iter()
-                            .filter_map(|written| Some((self.http(written)?, written.at)))
+                            .filter_map(|written| Some((self.http_match(written)?, written.at)))
                             .collect();
                         let inline = self.inline(object, index);
                         (rule.name.as_ref(), rule.at, matches, &rule.backend_refs[..], inline)
@@ -96,7 +90,7 @@ impl Compiler<'_> {
                         let matches = rule
                             .matches
                             .iter()
-                            .filter_map(|written| Some((self.grpc(written)?, written.at)))
+                            .filter_map(|written| Some((self.grpc_match(written)?, written.at)))
                             .collect();
                         (rule.name.as_ref(), rule.at, matches, &rule.backend_refs[..], nothing())
                     });
@@ -355,151 +349,6 @@ impl Compiler<'_> {
         policy
     }
 
-    fn http(&mut self, written: &Located<HttpMatch>) -> Option<Match> {
-        let path = match &written.path {
-            None => PathMatch::any(),
-            Some(path) => {
-                let text = path.text();
-                let at = path.value.value.as_ref().map_or(path.at, |value| value.at);
-                if path.kind != PathMatchType::RegularExpression && !is_path(text) {
-                    self.problems.push(
-                        Problem::error(format!("`{}` is not a path", text.escape_debug()))
-                            .at(at)
-                            .help("it starts with `/`, and has neither `//`, `.` or `..` as a segment, nor a query"),
-                    );
-                    return None;
-                }
-                match path.kind {
-                    PathMatchType::Exact => PathMatch::Exact(text.into()),
-                    PathMatchType::PathPrefix => PathMatch::prefix(text),
-                    PathMatchType::RegularExpression => {
-                        PathMatch::RegularExpression(self.pattern(text, at)?)
-                    }
-                }
-            }
-        };
-        let method = match &written.method {
-            None => None,
-            Some(method) => Some(self.method(method)?),
-        };
-        let headers = self.headers(&written.headers)?;
-        let mut query: Vec<QueryMatch> = Vec::new();
-        for parameter in &written.query_params {
-            if query.iter().any(|known| *known.name == **parameter.name) {
-                self.repeated(parameter, "query parameter");
-                continue;
-            }
-            query.push(QueryMatch::new(&parameter.name, self.value(parameter)?));
-        }
-        Some(Match { path, method, headers, query, ..Match::any() })
-    }
-
-    fn grpc(&mut self, written: &Located<GrpcMatch>) -> Option<Match> {
-        let (mut service, mut method) = (None, None);
-        if let Some(both) = &written.method {
-            if both.service.is_none() && both.method.is_none() {
-                self.problems
-                    .push(Problem::error("`method` needs `service`, `method` or both").at(both.at));
-                return None;
-            }
-            for (text, side) in [(&both.service, &mut service), (&both.method, &mut method)] {
-                let Some(text) = text else { continue };
-                *side = Some(match both.kind {
-                    MatchType::Exact => {
-                        if text.is_empty() || text.contains('/') {
-                            self.problems.push(
-                                Problem::error(format!(
-                                    "`{}` is no name of a gRPC service or method",
-                                    text.escape_debug()
-                                ))
-                                .at(text.at),
-                            );
-                            return None;
-                        }
-                        ValueMatch::Exact(text.as_str().into())
-                    }
-                    MatchType::RegularExpression => {
-                        ValueMatch::RegularExpression(self.pattern(text, text.at)?)
-                    }
-                });
-            }
-        }
-        let headers = self.headers(&written.headers)?;
-        Some(Match { path: PathMatch::Grpc { service, method }, headers, ..Match::any() })
-    }
-
-    fn method(&mut self, written: &Located<String>) -> Option<Method> {
-        const KNOWN: [&str; 9] =
-            ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-        if KNOWN.contains(&&***written) {
-            return written.parse().ok();
-        }
-        let problem = Problem::error(format!("unknown method `{}`", written.escape_debug()));
-        self.problems.push(problem.at(written.at).suggest(written, KNOWN));
-        None
-    }
-
-    fn headers(&mut self, written: &[Located<NamedMatch>]) -> Option<Vec<HeaderMatch>> {
-        let mut headers: Vec<HeaderMatch> = Vec::new();
-        for header in written {
-            let Ok(name) = header.name.parse::<HeaderName>() else {
-                self.problems.push(
-                    Problem::error(format!("`{}` is no header name", header.name.escape_debug()))
-                        .at(header.name.at),
-                );
-                return None;
-            };
-            if headers.iter().any(|known| known.name == name) {
-                self.repeated(header, "header");
-                continue;
-            }
-            headers.push(HeaderMatch::new(name, self.value(header)?));
-        }
-        Some(headers)
-    }
-
-    fn repeated(&mut self, written: &Located<NamedMatch>, what: &str) {
-        self.problems.push(
-            Problem::error(format!("{what} `{}` is matched twice", written.name.escape_debug()))
-                .at(written.at)
-                .help("one request meets both only if they are equal; use two `matches` for `or`"),
-        );
-    }
-
-    fn value(&mut self, written: &Located<NamedMatch>) -> Option<ValueMatch> {
-        Some(match written.kind {
-            MatchType::Exact => ValueMatch::Exact(written.value.value.value.as_str().into()),
-            MatchType::RegularExpression => ValueMatch::RegularExpression(
-                self.pattern(&written.value.value, written.value.value.at)?,
-            ),
-        })
-    }
-
-    fn pattern(&mut self, text: &str, at: Location) -> Option<Pattern> {
-        match Pattern::new(text) {
-            Ok(pattern) => Some(pattern),
-            Err(error) => {
-                let why = match &error {
-                    regex::Error::CompiledTooBig(_) => {
-                        "it grows too large when compiled".to_owned()
-                    }
-                    other => other.to_string().lines().last().unwrap_or_default().trim().to_owned(),
-                };
-                let shown: String = text.chars().take(60).collect();
-                self.problems.push(
-                    Problem::error(format!(
-                        "`{}` is no regular expression: {}",
-                        shown.escape_debug(),
-                        why.trim_start_matches("error: ")
-                    ))
-                    .at(at)
-                    .help("the syntax is RE2's, which has no look-around and no back references"),
-                );
-                None
-            }
-        }
-    }
-
     /// Sorts what is attached, and puts it into the host table.
     fn assemble(&mut self, snapshot: &mut Snapshot, mut attached: Attached) {
         for (index, known) in (0..).zip(snapshot.destinations.clone()) {
@@ -529,12 +378,13 @@ impl Compiler<'_> {
         for candidates in sorted.values_mut() {
             candidates.sort_by(Candidate::order);
         }
+        let wildcards: Vec<&String> = sorted.keys().filter(|host| host.starts_with('*')).collect();
         for (host, candidates) in &sorted {
             if candidates.iter().any(|c| c.at != Location::default()) {
                 self.unreachable(candidates);
             }
             let mut wider: Vec<&String> =
-                sorted.keys().filter(|known| covers(known, host)).collect();
+                wildcards.iter().copied().filter(|known| covers(known, host)).collect();
             wider.sort_by_key(|known| std::cmp::Reverse(known.len()));
             let entries: Entries = candidates
                 .iter()
@@ -607,14 +457,4 @@ fn conditions(codes: &Node) -> Node {
         all.extend(codes.iter().cloned());
     }
     Node { at, value: Value::List(all) }
-}
-
-/// Whether a path can be what a request carries after it is normalized.
-fn is_path(text: &str) -> bool {
-    text.starts_with('/')
-        && text.len() <= 1024
-        && !text.contains("//")
-        && !text.contains(['?', '#', ' '])
-        && !text.chars().any(char::is_control)
-        && !text.split('/').any(|segment| matches!(segment, "." | ".."))
 }

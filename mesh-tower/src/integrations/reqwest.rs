@@ -10,6 +10,7 @@
 
 use crate::body::{Body, BoxError};
 use crate::clock;
+use crate::mesh::Mesh;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -25,8 +26,30 @@ use tower_service::Service;
 
 /// Sends what a `reqwest::RequestBuilder` built through the mesh.
 pub trait SendVia: Sized {
+    /// Sends the request through the mesh, to the destination its authority names.
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_tower::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+    /// use mesh_tower::SendVia;
+    ///
+    /// let client = reqwest::Client::new();
+    /// let answer = client.get("http://inventory/items/7").send_via(&mesh).await?;
+    /// println!("{}", answer.text().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`SendVia::send_over`].
+    fn send_via(
+        self,
+        mesh: &Mesh,
+    ) -> impl Future<Output = Result<reqwest::Response, Error>> + Send {
+        self.send_over(mesh.http())
+    }
+
     /// Sends the request through a service that takes the mesh's requests: a
-    /// `Channel`, or a stack of one's own.
+    /// [`Channel`](crate::Channel), or a stack of one's own.
     ///
     /// # Errors
     /// The mesh's own error; `downstream_protocol_error` if reqwest could not build the request.

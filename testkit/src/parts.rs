@@ -22,11 +22,7 @@ const PROGRAMS: &str = include_str!("../programs.txt");
 /// Looks in `PATH` and in the folders for system programs.
 #[must_use]
 pub fn find(test: &str, program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file());
+    let found = locate(program);
     if found.is_none() {
         let how = PROGRAMS
             .lines()
@@ -39,6 +35,14 @@ pub fn find(test: &str, program: &str) -> Option<PathBuf> {
         skip(test, &format!("{program} is not installed ({how})"));
     }
     found
+}
+
+fn locate(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 /// The interpreter of the virtual environment that `cargo xtask test` makes under `target/`, if
@@ -111,6 +115,6 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_not_made_up() {
-        assert_eq!(find("parts", "no-such-program-as-this"), None);
+        assert_eq!(locate("no-such-program-as-this"), None);
     }
 }

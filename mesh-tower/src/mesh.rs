@@ -230,7 +230,7 @@ impl Mesh {
         }
     }
 
-    fn destination(&self, name: &str) -> Result<Arc<Destination>, Error> {
+    pub(crate) fn destination(&self, name: &str) -> Result<Arc<Destination>, Error> {
         if let Ok(parsed) = name.parse::<DestinationName>() {
             let live = self.shared.live.load();
             if let Some(found) =

@@ -262,6 +262,28 @@ impl Connections {
         }
     }
 
+    /// Opens a byte stream of its own, TLS included, within the connect timeout: for what is not
+    /// HTTP. It is not counted, pooled or swept; whoever holds it closes it by dropping it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connections::send`] before anything is written.
+    pub async fn stream_of_bytes(&self) -> Result<Transport, Error> {
+        let opening = async {
+            let transport = self.dial().await?;
+            match &self.settings.tls {
+                // Which protocol the endpoint chooses is no concern of who only passes bytes.
+                Some(tls) => Ok(tls.connect(transport, &self.name(), Offer::Http1).await?.0),
+                None => Ok(transport),
+            }
+        };
+        let limit = self.settings.connect_timeout;
+        match timeout(limit, opening).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(error::of_connect_timeout(&self.addresses, limit)),
+        }
+    }
+
     async fn open_http2(&self) -> Result<Arc<Multiplexed>, Error> {
         match self.open(Offer::Http2).await? {
             Opened::Http2(connection) => Ok(connection),

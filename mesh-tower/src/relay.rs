@@ -1,0 +1,123 @@
+//! Relay: a byte stream to one endpoint of a destination, for what is not HTTP.
+//!
+//! The endpoint is picked like that of a call, and the stream counts as load at it while it
+//! lives. An endpoint that cannot be connected to is out at once, and another one is tried: no
+//! byte has been sent, so that is always safe.
+
+use crate::clock;
+use crate::connect::Transport;
+use crate::destination::{Destination, Endpoint, Unpicked};
+use crate::mesh::Mesh;
+use mesh_core::{Error, Failure};
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Endpoints that are tried before the caller is told.
+const ATTEMPTS: usize = 3;
+
+/// A byte stream to an endpoint.
+pub struct Relay {
+    transport: Transport,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Mesh {
+    /// Opens a byte stream to an endpoint of a destination.
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_tower::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let mut cache = mesh.relay("cache").await?;
+    /// cache.write_all(b"PING\r\n").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no endpoint can be picked, or none of those picked can be connected to.
+    pub async fn relay(&self, name: &str) -> Result<Relay, Error> {
+        let destination = self.destination(name)?;
+        let mut tried = Vec::new();
+        loop {
+            let endpoint = pick(&destination, &tried).await?;
+            endpoint.connections.attempted();
+            let connections = endpoint.connections.of(self.own_worker()).clone();
+            match connections.stream_of_bytes().await {
+                Ok(transport) => {
+                    endpoint.load().begin();
+                    return Ok(Relay { transport, endpoint });
+                }
+                Err(error) => {
+                    let error = error
+                        .with_destination(destination.label().clone())
+                        .with_endpoint(endpoint.id());
+                    if error.failure() == Some(Failure::Connect) {
+                        destination.unreachable(&endpoint, &error);
+                    }
+                    tried.push(endpoint.id().clone());
+                    if tried.len() == ATTEMPTS {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn pick(
+    destination: &Destination,
+    tried: &[mesh_core::EndpointId],
+) -> Result<Arc<Endpoint>, Error> {
+    loop {
+        match destination.pick(clock::now(), tried) {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(Unpicked::Final(error)) => return Err(error),
+            Err(Unpicked::Unresolved) => destination.resolved().await,
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.endpoint.load().end();
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("endpoint", self.endpoint.id()).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Relay {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Relay {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+}

@@ -19,6 +19,7 @@
 //!
 //! Source: RFC 9112 sections 2.2, 6 and 7.
 
+use ::http::StatusCode;
 use memchr::memchr;
 use std::fmt;
 
@@ -79,6 +80,30 @@ impl Violation {
         Self::Trailers,
     ];
 
+    /// The word for counters.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::BareLf => "bare_lf",
+            Self::EmptyLines => "empty_lines",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::ContentLength => "content_length",
+            Self::BothLengths => "both_lengths",
+            Self::Connect => "connect",
+            Self::ChunkSize => "chunk_size",
+            Self::ChunkEnd => "chunk_end",
+            Self::ChunkExtension => "chunk_extension",
+            Self::Trailers => "trailers",
+        }
+    }
+
+    /// The status of the answer.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
     /// The sentence for the caller.
     #[must_use]
     pub(crate) const fn message(self) -> &'static str {
@@ -94,12 +119,6 @@ impl Violation {
             Self::ChunkExtension => "chunk extensions with control bytes, or above 16 KiB",
             Self::Trailers => "trailers above 16 KiB",
         }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message())
     }
 }
 

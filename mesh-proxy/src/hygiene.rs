@@ -17,12 +17,12 @@
 //! Source: RFC 9110 sections 7.2 and 7.6, RFC 9112 section 3.2, RFC 9113 section 8.
 
 use crate::path;
-use http::header::{
+use ::http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
     TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use ::http::uri::{Authority, PathAndQuery, Scheme};
+use ::http::{Method, Request, Response, StatusCode, Uri, Version};
 use mesh_tower::listen::Peer;
 use std::borrow::Cow;
 use std::net::SocketAddr;

@@ -1,0 +1,201 @@
+//! Config: the flags as the same documents that a file holds, and the listeners they ask for.
+
+use crate::args::{Args, Protocol, Upstream, UpstreamProtocol};
+use mesh_core::config::{self, ListenerProtocol, Source};
+use mesh_core::snapshot::{ListenerConfig, ListenerTls, Snapshot};
+use std::fmt::Write;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The name that messages give to what the flags say.
+const FLAGS: &str = "<command line>";
+
+/// The YAML that the flags stand for; `None` if they name no listener.
+pub(crate) fn from_flags(args: &Args) -> Option<String> {
+    let (listen, upstream) = (args.listen?, args.upstream.as_ref()?);
+    let mut yaml = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_documents(&mut yaml, args, listen, upstream);
+    Some(yaml)
+}
+
+fn write_documents(
+    yaml: &mut String,
+    args: &Args,
+    listen: SocketAddr,
+    upstream: &Upstream,
+) -> std::fmt::Result {
+    writeln!(yaml, "apiVersion: mesh/v1\nkind: Service\nmetadata:\n  name: upstream\nspec:")?;
+    if args.upstream_protocol == Some(UpstreamProtocol::Http2) {
+        writeln!(yaml, "  appProtocol: http2")?;
+    }
+    match upstream {
+        Upstream::Addresses(addresses) => {
+            writeln!(yaml, "  endpoints:\n    static:")?;
+            for address in addresses {
+                writeln!(yaml, "    - {}", quoted(&address.to_string()))?;
+            }
+        }
+        Upstream::Dns(name) => writeln!(yaml, "  endpoints:\n    dns: {}", quoted(name))?,
+    }
+    let files =
+        [("ca", &args.upstream_ca), ("cert", &args.upstream_cert), ("key", &args.upstream_key)];
+    let tls = args.upstream_tls
+        || args.upstream_name.is_some()
+        || files.iter().any(|(_, file)| file.is_some());
+    let mut fields = Vec::new();
+    for (key, file) in files {
+        if let Some(file) = file {
+            fields.push(format!("{key}: {}", quoted(&file.to_string_lossy())));
+        }
+    }
+    if let Some(name) = &args.upstream_name {
+        fields.push(format!("subjectAltNames: [{}]", quoted(name)));
+    }
+    if tls {
+        writeln!(yaml, "  tls: {{{}}}", fields.join(", "))?;
+    }
+    let protocol = match args.protocol {
+        Protocol::Auto => "auto",
+        Protocol::Http => "http",
+        Protocol::Tcp => "tcp",
+    };
+    writeln!(
+        yaml,
+        "---\napiVersion: mesh/v1\nkind: Listener\nmetadata:\n  name: main\nspec:\n  direction: Inbound\n  address: {}\n  protocol: {protocol}\n  service: upstream",
+        quoted(&listen.to_string()),
+    )?;
+    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        writeln!(yaml, "  tls:\n    cert: {}", quoted(&cert.to_string_lossy()))?;
+        writeln!(yaml, "    key: {}", quoted(&key.to_string_lossy()))?;
+        if let Some(ca) = &args.tls_client_ca {
+            writeln!(yaml, "    clientCa: {}", quoted(&ca.to_string_lossy()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A string in double quotes; what JSON escapes, YAML reads the same.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// All documents: the flags' first, then the files in their order.
+///
+/// # Errors
+/// When a file cannot be read; the message names it.
+pub(crate) fn sources(args: &Args) -> io::Result<Vec<Source>> {
+    let mut sources: Vec<Source> =
+        from_flags(args).map(|yaml| Source::new(FLAGS, yaml)).into_iter().collect();
+    for file in files(args) {
+        let text = std::fs::read_to_string(&file).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot read {}: {error}", file.display()))
+        })?;
+        sources.push(Source::new(file.display().to_string(), text));
+    }
+    Ok(sources)
+}
+
+/// The files to read: those given, else `mesh.yaml` where no flag says what to do.
+pub(crate) fn files(args: &Args) -> Vec<PathBuf> {
+    let fallback = Path::new("mesh.yaml");
+    if args.config.is_empty() && args.listen.is_none() && fallback.is_file() {
+        return vec![fallback.to_owned()];
+    }
+    args.config.clone()
+}
+
+/// The snapshot of the documents, to see what they ask for before anything is applied.
+///
+/// # Errors
+/// When a document is wrong.
+pub(crate) fn snapshot(sources: &[Source]) -> Result<Snapshot, config::Errors> {
+    config::compile(&config::parse(sources)?, 0)
+}
+
+/// A listener to run. Two that are equal are the same listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) tls: Option<ListenerTls>,
+    pub(crate) destination: Option<Arc<str>>,
+}
+
+/// The listeners that a snapshot asks for.
+pub(crate) fn listeners(snapshot: &Snapshot) -> Vec<Wanted> {
+    let wanted = |listener: &ListenerConfig| Wanted {
+        name: Arc::clone(&listener.name),
+        address: listener.address,
+        protocol: match listener.protocol {
+            ListenerProtocol::Http => Protocol::Http,
+            ListenerProtocol::Tcp => Protocol::Tcp,
+            _ => Protocol::Auto,
+        },
+        tls: listener.tls.clone(),
+        destination: listener
+            .destination
+            .and_then(|id| snapshot.destinations().get(id.index()))
+            .map(|destination| destination.name.to_string().into()),
+    };
+    snapshot.listeners().iter().map(wanted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn args(flags: &[&str]) -> Args {
+        Args::try_parse_from(std::iter::once("mesh-proxy").chain(flags.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn flags_are_documents_like_any_other() {
+        let flags = args(&[
+            "--listen",
+            "127.0.0.1:8080",
+            "--upstream",
+            "127.0.0.1:1,[::1]:2",
+            "--upstream-protocol",
+            "http2",
+            "--protocol",
+            "http",
+            "--tls-cert",
+            "a\"b.crt",
+            "--tls-key",
+            "k",
+            "--tls-client-ca",
+            "ca",
+            "--upstream-ca",
+            "up",
+            "--upstream-name",
+            "spiffe://mesh.test/ns/a/sa/b",
+        ]);
+        let yaml = from_flags(&flags).unwrap();
+        let snapshot = snapshot(&[Source::new(FLAGS, yaml.as_str())]).unwrap_or_else(|errors| {
+            panic!("{errors}\n{yaml}");
+        });
+        let [listener] = &listeners(&snapshot)[..] else { panic!("{yaml}") };
+        assert_eq!(listener.address, ([127, 0, 0, 1], 8080).into());
+        assert_eq!(listener.protocol, Protocol::Http);
+        assert_eq!(listener.destination.as_deref(), Some("upstream"));
+        let tls = listener.tls.as_ref().unwrap();
+        assert_eq!(tls.cert, Path::new("a\"b.crt"));
+        assert_eq!(tls.client_ca.as_deref(), Some(Path::new("ca")));
+        let tls = snapshot.destinations()[0].tls.as_ref().unwrap();
+        assert_eq!(tls.subject_alt_names, ["spiffe://mesh.test/ns/a/sa/b"]);
+    }
+
+    #[test]
+    fn a_name_is_resolved_by_dns() {
+        let flags = args(&["--listen", "127.0.0.1:0", "--upstream", "dns://inventory:80"]);
+        let yaml = from_flags(&flags).unwrap();
+        assert!(yaml.contains("dns: \"inventory:80\""), "{yaml}");
+        assert!(snapshot(&[Source::new(FLAGS, yaml)]).is_ok());
+        assert_eq!(from_flags(&args(&[])), None);
+    }
+}

@@ -1,0 +1,424 @@
+//! Connection: one client, from its first byte to its end.
+//!
+//! ```text
+//! accepted ─ first bytes ─┬─ HTTP/1 ─► gate ─► hyper ─► handler per request
+//!            (≤ 10 s)     ├─ HTTP/2 ─────────► hyper ─► handler per stream
+//!                         ├─ PROXY protocol ─► closed
+//!                         └─ anything else, or silence ─► relayed to one endpoint
+//! ```
+//!
+//! One timer per connection serves all its deadlines. It is not touched per request: when it
+//! fires, it looks whether anything moved since, so an idle connection ends between one and two
+//! times [`Limits::idle`] divided by [`LOOKS`] late, and a busy one pays nothing. Only a head that
+//! came in pieces moves it, to the moment at which the head must be complete.
+//!
+//! Draining: HTTP/2 is told at once (GOAWAY). An HTTP/1 answer carries `Connection: close` from
+//! then on, and a connection that stays quiet is closed [`QUIET`] later, so that a request which
+//! is just under way is still answered.
+
+use crate::args::Protocol;
+use crate::counters::Reject;
+use crate::detect::{self, Speaks};
+use crate::drain::{Draining, Signal};
+use crate::gate::{Gate, Watch};
+use crate::http::{Common, Handler};
+use crate::hygiene::Edge;
+use crate::tunnel;
+use ::http::{Request, Response};
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mesh_core::Error;
+use mesh_tower::listen::Peer;
+use mesh_tower::{Body, BoxError, clock};
+use pin_project_lite::pin_project;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Sleep, sleep, timeout};
+use tower_service::Service;
+
+/// How often the timer looks within one idle timeout.
+const LOOKS: u32 = 5;
+
+/// How long a quiet HTTP/1 connection is kept once draining has started.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What a client may make us keep, and for how long. Sources: Envoy's edge guidance, RFC 9110.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Longest head, in bytes. 60 KiB.
+    pub(crate) head: usize,
+    /// Longest time from the first byte of a head to its last. 10 s.
+    pub(crate) head_timeout: Duration,
+    /// Longest time from accepting to the first byte. 10 s.
+    pub(crate) first_byte: Duration,
+    /// Longest time without a byte in either direction. 5 min.
+    pub(crate) idle: Duration,
+    /// Most bytes read ahead of the service, and most that wait to be written. 64 KiB.
+    pub(crate) buffer: usize,
+    /// Requests at once on one HTTP/2 connection. 100.
+    pub(crate) streams: u32,
+    /// Bytes of one HTTP/2 stream that are in flight towards us. 64 KiB.
+    pub(crate) stream_window: u32,
+    /// Bytes of one HTTP/2 connection that are in flight towards us. 1 MiB.
+    pub(crate) connection_window: u32,
+    /// Streams that a client has reset and that we have not looked at yet; one more ends the
+    /// connection (CVE-2023-44487). 20.
+    pub(crate) pending_resets: usize,
+    /// Streams that we had to reset for a client's errors; one more ends the connection
+    /// (CVE-2025-8671). 100.
+    pub(crate) own_resets: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 60 * 1024,
+            head_timeout: Duration::from_secs(10),
+            first_byte: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+            buffer: 64 * 1024,
+            streams: 100,
+            stream_window: 64 * 1024,
+            connection_window: 1024 * 1024,
+            pending_resets: 20,
+            own_resets: 100,
+        }
+    }
+}
+
+/// What a connection is served with.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving<S, T> {
+    /// For HTTP requests.
+    pub(crate) stack: S,
+    /// For everything else.
+    pub(crate) tcp: T,
+    pub(crate) protocol: Protocol,
+    pub(crate) limits: Limits,
+    pub(crate) common: Arc<Common>,
+    pub(crate) draining: Draining,
+}
+
+/// Opens a connection to an endpoint, for bytes that are not HTTP.
+pub(crate) trait Dial {
+    /// The connection; while it lives, its endpoint counts it as load.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+
+    /// Picks an endpoint and connects.
+    fn dial(&self) -> impl Future<Output = Result<Self::Stream, Error>> + Send;
+}
+
+impl<S, B, T> Serving<S, T>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Error> + Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    T: Dial,
+{
+    /// Serves one connection to its end.
+    pub(crate) async fn serve<IO>(self, mut io: IO, peer: Peer, tls: bool)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (speaks, ahead) = match self.protocol {
+            Protocol::Tcp => (Speaks::Tcp, Bytes::new()),
+            protocol => {
+                match first_bytes(&mut io, protocol, self.limits.first_byte, &self.common).await {
+                    Some(first) => first,
+                    None => return,
+                }
+            }
+        };
+        let watch = Arc::new(Watch::default());
+        match speaks {
+            Speaks::ProxyHeader => self.common.counters.reject(Reject::ProxyHeader),
+            Speaks::Tcp => {
+                let mut io = Gate::open(io, ahead, Arc::clone(&watch));
+                match self.tcp.dial().await {
+                    Ok(mut endpoint) => {
+                        let relayed = tunnel::relay(&mut io, &mut endpoint);
+                        let idle = until_idle(&watch, self.limits.idle);
+                        tokio::select! {
+                            result = relayed => if let Err(error) = result {
+                                tracing::debug!(%error, client = %peer.address(), "relay broke");
+                            },
+                            () = idle => self.common.counters.reject(Reject::Slow),
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "no endpoint for a connection"),
+                }
+            }
+            Speaks::Http1 => self.http1(io, ahead, &peer, tls, watch).await,
+            Speaks::Http2 => self.http2(io, ahead, &peer, tls, watch).await,
+        }
+    }
+
+    async fn http1<IO>(self, io: IO, ahead: Bytes, peer: &Peer, tls: bool, watch: Arc<Watch>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = self.limits;
+        let gate = Gate::http1(io, ahead, Arc::clone(&watch), limits.head_timeout);
+        let edge = Edge::new(peer, tls);
+        let common = Arc::clone(&self.common);
+        let handler =
+            Handler::new(self.stack, edge, peer.address(), Arc::clone(&watch), self.common);
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(limits.head).max_buf_size(limits.buffer);
+        let connection = builder.serve_connection(TokioIo::new(gate), handler).with_upgrades();
+        let driven = Driven {
+            connection,
+            timer: sleep(limits.idle / LOOKS),
+            watch: Arc::clone(&watch),
+            idle: limits.idle,
+            quiet_looks: 0,
+            deadline: None,
+            signal: self.draining.signal(),
+            draining: self.draining,
+            phase: Phase::Fresh,
+        };
+        let ended = driven.await;
+        match (watch.violation(), &ended) {
+            (Some(why), _) => common.counters.reject(Reject::Framing(why)),
+            (None, Some(Err(error))) if error.is_parse() => {
+                common.counters.reject(Reject::Syntax);
+            }
+            (None, None) => common.counters.reject(Reject::Slow),
+            (None, Some(_)) => {}
+        }
+        if let Some(Err(error)) = ended {
+            tracing::debug!(%error, client = %peer.address(), "connection ended early");
+        }
+    }
+
+    async fn http2<IO>(self, io: IO, ahead: Bytes, peer: &Peer, tls: bool, watch: Arc<Watch>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = self.limits;
+        let gate = Gate::open(io, ahead, Arc::clone(&watch));
+        let edge = Edge::new(peer, tls);
+        let common = Arc::clone(&self.common);
+        let handler =
+            Handler::new(self.stack, edge, peer.address(), Arc::clone(&watch), self.common);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            .max_send_buf_size(limits.buffer)
+            .max_pending_accept_reset_streams(limits.pending_resets)
+            .max_local_error_reset_streams(limits.own_resets);
+        let connection = builder.serve_connection(TokioIo::new(gate), handler);
+        let driven = Driven {
+            connection,
+            timer: sleep(limits.idle / LOOKS),
+            watch,
+            idle: limits.idle,
+            quiet_looks: 0,
+            deadline: None,
+            signal: self.draining.signal(),
+            draining: self.draining,
+            phase: Phase::Fresh,
+        };
+        match driven.await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                if error.is_parse() {
+                    common.counters.reject(Reject::Syntax);
+                }
+                tracing::debug!(%error, client = %peer.address(), "connection ended early");
+            }
+            None => common.counters.reject(Reject::Slow),
+        }
+    }
+}
+
+/// Reads until it is clear what the client speaks; `None` if it is gone.
+async fn first_bytes(
+    io: &mut (impl AsyncRead + Unpin),
+    protocol: Protocol,
+    limit: Duration,
+    common: &Common,
+) -> Option<(Speaks, Bytes)> {
+    let mut ahead = BytesMut::with_capacity(2 * 1024);
+    let detected = timeout(limit, async {
+        loop {
+            match io.read_buf(&mut ahead).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+            let speaks = match protocol {
+                Protocol::Http => detect::detect_http(&ahead),
+                _ => detect::detect(&ahead),
+            };
+            if speaks.is_some() {
+                return speaks;
+            }
+        }
+    })
+    .await;
+    match detected {
+        Ok(Some(speaks)) => Some((speaks, ahead.freeze())),
+        // The client has ended before it said enough.
+        Ok(None) => None,
+        Err(_elapsed) if protocol == Protocol::Auto => Some((Speaks::Tcp, ahead.freeze())),
+        Err(_elapsed) => {
+            common.counters.reject(Reject::Slow);
+            None
+        }
+    }
+}
+
+/// Resolves when nothing has moved for about `idle`.
+async fn until_idle(watch: &Watch, idle: Duration) {
+    let mut quiet = 0;
+    while quiet < LOOKS {
+        sleep(idle / LOOKS).await;
+        quiet = if watch.take_activity() { 0 } else { quiet + 1 };
+    }
+}
+
+/// A connection of hyper, which can be asked to end after what is in flight.
+pub(crate) trait Graceful: Future<Output = Result<(), hyper::Error>> {
+    /// Asks it to end.
+    fn end(self: Pin<&mut Self>);
+
+    /// Whether that is a message to the client, which can be sent at once.
+    const TOLD: bool;
+}
+
+impl<IO, S, B> Graceful for http1::UpgradeableConnection<IO, S>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    const TOLD: bool = false;
+
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<IO, S, B> Graceful for http2::Connection<IO, S, TokioExecutor>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    TokioExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    const TOLD: bool = true;
+
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not polled yet.
+    Fresh,
+    Open,
+    /// Draining has started; the timer says when it is quiet enough to close.
+    Closing,
+    Ended,
+}
+
+pin_project! {
+    /// A connection with its timer. `None` when the client was too slow.
+    struct Driven<C> {
+        #[pin]
+        connection: C,
+        #[pin]
+        timer: Sleep,
+        watch: Arc<Watch>,
+        idle: Duration,
+        quiet_looks: u32,
+        // The deadline that the timer stands at.
+        deadline: Option<mesh_core::Timestamp>,
+        draining: Draining,
+        #[pin]
+        signal: Signal,
+        phase: Phase,
+    }
+}
+
+impl<C: Graceful> Future for Driven<C> {
+    type Output = Option<Result<(), hyper::Error>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if *this.phase == Phase::Fresh {
+            *this.phase = Phase::Open;
+            // The task's waker stays the same, so each of these is registered once.
+            this.signal.as_mut().register(cx);
+            let _ = this.timer.as_mut().poll(cx);
+        }
+        if *this.phase == Phase::Open && this.draining.has_started() {
+            *this.phase = Phase::Closing;
+            if C::TOLD {
+                this.connection.as_mut().end();
+            } else {
+                this.watch.take_activity();
+                this.timer.as_mut().reset(tokio::time::Instant::now() + QUIET);
+                let _ = this.timer.as_mut().poll(cx);
+            }
+        }
+        if let Poll::Ready(result) = this.connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        loop {
+            let deadline = this.watch.deadline();
+            if deadline != *this.deadline {
+                *this.deadline = deadline;
+                let next = match deadline {
+                    Some(deadline) => clock::instant(deadline),
+                    None => tokio::time::Instant::now() + *this.idle / LOOKS,
+                };
+                this.timer.as_mut().reset(next);
+                let _ = this.timer.as_mut().poll(cx);
+            }
+            if !this.timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            if deadline.is_some() {
+                return Poll::Ready(None);
+            }
+            let mut next = *this.idle / LOOKS;
+            let active = this.watch.take_activity();
+            *this.quiet_looks = if active { 0 } else { *this.quiet_looks + 1 };
+            if *this.phase == Phase::Closing && !C::TOLD {
+                *this.quiet_looks = 0;
+                if active {
+                    next = QUIET;
+                } else {
+                    *this.phase = Phase::Ended;
+                    this.connection.as_mut().end();
+                    if let Poll::Ready(result) = this.connection.as_mut().poll(cx) {
+                        return Poll::Ready(Some(result));
+                    }
+                }
+            }
+            if *this.quiet_looks >= LOOKS {
+                return Poll::Ready(None);
+            }
+            this.timer.as_mut().reset(tokio::time::Instant::now() + next);
+            let _ = this.timer.as_mut().poll(cx);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Run: the process, from its flags to its exit code.
+//!
+//! SIGTERM and SIGINT drain, a second one ends at once; SIGHUP and a changed file reload.
+//! Exit codes: 0 drained in time, 1 failed or cut off.
+
+use crate::admin::Admin;
+use crate::args::Args;
+use crate::config;
+use crate::proxy::Proxy;
+use crate::reload::Changes;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the proxy until it is told to end.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    if args.print_config {
+        return print_config(&args);
+    }
+    logs();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let code = runtime.block_on(serve(args)).unwrap_or_else(|error| failed(&*error));
+    runtime.shutdown_background();
+    code
+}
+
+fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+fn print_config(args: &Args) -> ExitCode {
+    match config::from_flags(args) {
+        Some(yaml) => {
+            print!("{yaml}");
+            ExitCode::SUCCESS
+        }
+        None => failed("--print-config needs --listen and --upstream"),
+    }
+}
+
+/// Logs go to stderr; `MESH_LOG`, else `RUST_LOG`, else `info` says which.
+fn logs() {
+    let filter = EnvFilter::try_from_env("MESH_LOG")
+        .or_else(|_| EnvFilter::try_from_default_env())
+        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let json = std::env::var("MESH_LOG_FORMAT").is_ok_and(|format| format == "json");
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Fails only where a subscriber is installed already, whose owner wants it so.
+    let _ = if json {
+        builder.json().try_init()
+    } else {
+        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        builder.with_ansi(color).try_init()
+    };
+}
+
+async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut changes = Changes::of(&config::files(&args))?;
+    let (limit, admin) = (args.drain_timeout, args.admin);
+    let proxy = Proxy::start(args).await?;
+    for address in proxy.addresses().await {
+        eprintln!("listening on {address}");
+    }
+    let admin = match admin {
+        Some(address) => {
+            let admin = Admin::bind(address).await?;
+            eprintln!("admin on http://{}", admin.address());
+            Some(tokio::spawn(admin.serve(proxy.clone())))
+        }
+        None => None,
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = proxy.asked_to_drain() => break,
+            _ = hangup.recv() => reload(&proxy).await,
+            () = changes.next() => reload(&proxy).await,
+        }
+    }
+    tracing::info!("draining for at most {limit:?}; a second signal ends at once");
+    let drained = tokio::select! {
+        drained = proxy.drain(limit) => drained,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    if let Some(admin) = admin {
+        admin.abort();
+    }
+    if drained {
+        tracing::info!("drained");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        tracing::warn!("ended before all connections had");
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+async fn reload(proxy: &Proxy) {
+    match proxy.reload().await {
+        Ok(()) => tracing::info!("configuration applied"),
+        Err(error) => tracing::error!("configuration refused, the last one stays:\n{error}"),
+    }
+}

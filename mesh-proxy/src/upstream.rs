@@ -1,0 +1,42 @@
+//! Upstream: what a listener's requests and connections are handed to.
+
+use crate::connection::Dial;
+use mesh_core::{Error, ErrorKind};
+use mesh_tower::{Channel, Mesh, Relay};
+use std::sync::Arc;
+
+/// Where a listener sends what it accepts, as one worker sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    mesh: Mesh,
+    destination: Option<Arc<str>>,
+}
+
+impl Upstream {
+    /// To one destination, by its routes; without one, to the authority of each request.
+    pub(crate) const fn new(mesh: Mesh, destination: Option<Arc<str>>) -> Self {
+        Self { mesh, destination }
+    }
+
+    /// For requests.
+    pub(crate) fn channel(&self) -> Channel {
+        match &self.destination {
+            Some(name) => self.mesh.channel(name),
+            None => self.mesh.http(),
+        }
+    }
+}
+
+impl Dial for Upstream {
+    type Stream = Relay;
+
+    async fn dial(&self) -> Result<Relay, Error> {
+        match &self.destination {
+            Some(name) => self.mesh.relay(name).await,
+            None => Err(Error::new(
+                ErrorKind::NoRoute,
+                "bytes that are not HTTP name no destination; give the listener a `service`",
+            )),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The process: memory under large bodies, signals, drain, reload, and the admin pages.
+
+mod common;
+
+use common::recorder::Recorder;
+use common::{exchange, statuses};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running `mesh-proxy`, killed when dropped.
+struct Process {
+    child: Child,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    fn start(flags: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh-proxy"))
+            .args(["--workers", "1", "--admin", "127.0.0.1:0"])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut find = |prefix: &str| loop {
+            let line = lines.next().expect("the proxy has ended").unwrap();
+            if let Some(rest) = line.strip_prefix(prefix) {
+                return rest.parse().unwrap();
+            }
+        };
+        let proxy = find("listening on ");
+        let admin = find("admin on http://");
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, proxy, admin }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "still running");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Most memory that was resident, in KiB.
+    fn peak_memory(&self) -> u64 {
+        let mut status = String::new();
+        let path = format!("/proc/{}/status", self.child.id());
+        std::fs::File::open(path).unwrap().read_to_string(&mut status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    async fn admin(&self, method: &str, path: &str) -> (u16, String) {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let answer = exchange(self.admin, head.as_bytes()).await;
+        (statuses(&answer)[0], String::from_utf8_lossy(&answer).into_owned())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("mesh-proxy-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Reads a body of the given length, and sends one of the same length back.
+async fn swallow_and_send(listener: TcpListener, length: u64) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            let mut head = Vec::new();
+            while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                let count = stream.read(&mut buffer).await.unwrap();
+                head.extend_from_slice(&buffer[..count]);
+            }
+            let end = head.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+            let mut left = length - (head.len() - end) as u64;
+            while left > 0 {
+                left -= stream.read(&mut buffer).await.unwrap() as u64;
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let mut left = length;
+            while left > 0 {
+                let count = left.min(buffer.len() as u64);
+                stream.write_all(&buffer[..count as usize]).await.unwrap();
+                left -= count;
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_streams_through_in_little_memory() {
+    const LENGTH: u64 = 1 << 30;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    tokio::spawn(swallow_and_send(listener, LENGTH));
+    let process = Process::start(&["--listen", "127.0.0.1:0", "--upstream", &endpoint]);
+    let mut stream = TcpStream::connect(process.proxy).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![1; 256 * 1024];
+    for _ in 0..LENGTH / piece.len() as u64 {
+        stream.write_all(&piece).await.unwrap();
+    }
+    let mut buffer = vec![0; 256 * 1024];
+    let mut received = 0;
+    let mut head = Vec::new();
+    while received < LENGTH {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(count, 0, "cut off after {received} bytes");
+        received += count as u64;
+        if head.len() < 1024 {
+            head.extend_from_slice(&buffer[..count]);
+            if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+                received -= (end + 4) as u64;
+                head.resize(1024, 0);
+            }
+        }
+    }
+    let peak = process.peak_memory();
+    println!("peak resident memory with 1 GiB each way: {peak} KiB");
+    assert!(peak < 64 * 1024, "{peak} KiB");
+}
+
+/// A client that keeps its connection while it may, and opens another when told to close.
+async fn client(to: [SocketAddr; 2], stop: Arc<AtomicBool>, done: Arc<AtomicU64>) -> Vec<String> {
+    let mut failed = Vec::new();
+    let mut open: Option<TcpStream> = None;
+    let mut prefer = 0;
+    while !stop.load(Relaxed) {
+        let mut stream = match open.take() {
+            Some(stream) => stream,
+            None => match TcpStream::connect(to[prefer]).await {
+                Ok(stream) => stream,
+                // No longer listening: a client goes to the other one. Nothing was sent yet.
+                Err(_) => {
+                    prefer = 1;
+                    TcpStream::connect(to[1]).await.unwrap()
+                }
+            },
+        };
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut answer = Vec::new();
+        let result = async {
+            stream.write_all(request).await?;
+            while !answer.ends_with(b"\r\n\r\nok") {
+                if stream.read_buf(&mut answer).await? == 0 {
+                    return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+                }
+            }
+            Ok(())
+        };
+        match result.await {
+            Ok(()) => {
+                done.fetch_add(1, Relaxed);
+                let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+                if !text.contains("connection: close") {
+                    open = Some(stream);
+                }
+            }
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    failed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_under_load_fails_no_request() {
+    let endpoint = Recorder::start().await;
+    let upstream = endpoint.address().to_string();
+    let flags = ["--listen", "127.0.0.1:0", "--upstream", &upstream];
+    let mut first = Process::start(&flags);
+    let second = Process::start(&flags);
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(client([first.proxy, second.proxy], stop.clone(), done.clone())))
+        .collect();
+    let until = Instant::now() + DEADLINE;
+    while done.load(Relaxed) < 500 {
+        assert!(Instant::now() < until, "no load");
+        sleep(Duration::from_millis(5)).await;
+    }
+    first.signal("TERM");
+    assert!(first.ended().await.success(), "drained in time");
+    let at_end = done.load(Relaxed);
+    while done.load(Relaxed) < at_end + 500 {
+        assert!(Instant::now() < until, "no load on the second");
+        sleep(Duration::from_millis(5)).await;
+    }
+    stop.store(true, Relaxed);
+    for client in clients {
+        assert_eq!(client.await.unwrap(), Vec::<String>::new());
+    }
+    println!("{} requests, none failed", done.load(Relaxed));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap().to_string();
+    let mut process = Process::start(&["--listen", "127.0.0.1:0", "--upstream", &upstream]);
+    let mut waiting = TcpStream::connect(process.proxy).await.unwrap();
+    waiting.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let _held = listener.accept().await.unwrap();
+    process.signal("TERM");
+    let until = Instant::now() + DEADLINE;
+    while process.admin("GET", "/ready").await.0 != 503 {
+        assert!(Instant::now() < until, "still ready");
+    }
+    assert!(process.child.try_wait().unwrap().is_none(), "waits for the request in flight");
+    process.signal("INT");
+    assert_eq!(process.ended().await.code(), Some(1));
+}
+
+fn file(endpoint: SocketAddr) -> String {
+    format!(
+        "apiVersion: mesh/v1\nkind: Service\nmetadata: {{name: app}}\nspec:\n  endpoints: {{static: ['{endpoint}']}}\n\
+         ---\napiVersion: mesh/v1\nkind: Listener\nmetadata: {{name: main}}\nspec: {{direction: Inbound, address: '127.0.0.1:0', service: app}}\n"
+    )
+}
+
+async fn until(process: &Process, path: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let (_, page) = process.admin("GET", path).await;
+        if wanted(&page) {
+            return page;
+        }
+        assert!(Instant::now() < until, "never so: {page}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_the_old_configuration() {
+    let (first, second) = (Recorder::start().await, Recorder::start().await);
+    let folder = folder("broken");
+    let path = folder.join("mesh.yaml");
+    std::fs::write(&path, file(first.address())).unwrap();
+    let process = Process::start(&["--config", path.to_str().unwrap()]);
+    let get = b"GET / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&exchange(process.proxy, get).await), [200]);
+
+    std::fs::write(&path, file(second.address()).replace("service: app", "servise: app")).unwrap();
+    let page = until(&process, "/config", |page| page.contains("REFUSED")).await;
+    assert!(page.contains("mesh.yaml:") && page.contains("servise"), "{page}");
+    assert_eq!(statuses(&exchange(process.proxy, get).await), [200]);
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 0));
+
+    // Written anew, as editors do: by a rename.
+    std::fs::write(folder.join("new"), file(second.address())).unwrap();
+    std::fs::rename(folder.join("new"), &path).unwrap();
+    until(&process, "/config", |page| !page.contains("REFUSED")).await;
+    until(&process, "/endpoints", |page| page.contains(&second.address().to_string())).await;
+    assert_eq!(statuses(&exchange(process.proxy, get).await), [200]);
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 1));
+
+    std::fs::write(&path, file(first.address())).unwrap();
+    process.signal("HUP");
+    until(&process, "/endpoints", |page| page.contains(&first.address().to_string())).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn admin_pages_tell_what_is_going_on() {
+    let endpoint = Recorder::start().await;
+    let upstream = endpoint.address().to_string();
+    let mut process = Process::start(&["--listen", "127.0.0.1:0", "--upstream", &upstream]);
+    let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&exchange(process.proxy, get).await), [200]);
+    let smuggled =
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(statuses(&exchange(process.proxy, smuggled).await), [400]);
+
+    for (path, content) in [
+        ("/", "ready"),
+        ("/live", "live"),
+        ("/ready", "ready"),
+        ("/config", "configuration version 1"),
+        ("/endpoints", &*upstream),
+        ("/metrics", "mesh_proxy_rejected_total{reason=\"both_lengths\"} 1"),
+        ("/metrics", "http_client_request_duration_seconds_count"),
+    ] {
+        let (status, page) = process.admin("GET", path).await;
+        assert_eq!(status, 200, "{path}");
+        assert!(page.contains(content), "{path}: {page}");
+    }
+    assert_eq!(process.admin("GET", "/drain").await.0, 405);
+    assert_eq!(process.admin("GET", "/none").await.0, 404);
+    let rebound = b"POST /drain HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&exchange(process.admin, rebound).await), [403]);
+    assert_eq!(process.admin("POST", "/drain").await.0, 202);
+    assert!(process.ended().await.success());
+}
+
+#[test]
+fn flags_are_printed_as_yaml() {
+    let flags = ["--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1", "--print-config"];
+    let output = Command::new(env!("CARGO_BIN_EXE_mesh-proxy")).args(flags).output().unwrap();
+    assert!(output.status.success());
+    let yaml = String::from_utf8(output.stdout).unwrap();
+    assert!(yaml.contains("kind: Service") && yaml.contains("kind: Listener"), "{yaml}");
+}

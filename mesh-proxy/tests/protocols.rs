@@ -1,0 +1,179 @@
+//! What the proxy carries: HTTP/1 and HTTP/2, gRPC with streams and trailers, WebSocket, bytes.
+
+mod common;
+
+use common::recorder::Recorder;
+use common::{SOON, exchange, proxy, statuses};
+use std::process::Command;
+use testkit::endpoint::{Reply, ScriptedEndpoint};
+use testkit::greeter::Hello;
+use testkit::greeter::proto::greeter_client::GreeterClient;
+use testkit::greeter::proto::greeter_server::GreeterServer;
+use testkit::greeter::proto::{HelloManyRequest, HelloRequest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// Runs curl; `None`, with a printed reason, where it is not installed.
+async fn curl(arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--max-time", "10", "-w", "%{http_version} %{http_code}"]).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
+    match output {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            println!("skipped: curl cannot be run ({error})");
+            None
+        }
+    }
+}
+
+#[tokio::test]
+async fn curl_speaks_every_version() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200).content("hello ")).await;
+    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let url = format!("http://{address}/a");
+    for (flag, expected) in [
+        ("--http1.0", "hello 1 200"),
+        ("--http1.1", "hello 1.1 200"),
+        ("--http2-prior-knowledge", "hello 2 200"),
+        // Asks for h2c by Upgrade, which is not passed on; HTTP/1.1 it stays.
+        ("--http2", "hello 1.1 200"),
+    ] {
+        let Some(answer) = curl(&[flag, &url]).await else { return };
+        assert_eq!(answer, expected, "{flag}");
+    }
+    let Some(answer) = curl(&["-d", "@/proc/self/exe", &url]).await else { return };
+    assert_eq!(answer, "hello 1.1 200");
+    assert!(endpoint.body_bytes() > 10_000, "the body arrived");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_down_is_explained() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_proxy, address) = proxy(closed, &[]).await;
+    let answer = exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let text = String::from_utf8(answer).unwrap();
+    assert_eq!(statuses(text.as_bytes()), [503]);
+    assert!(
+        text.contains(
+            "proxy-status: mesh; error=destination_unavailable; details=\"no_healthy_upstream"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("its only endpoint cannot be reached"), "{text}");
+}
+
+#[tokio::test]
+async fn a_websocket_passes_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+        while let Some(Ok(message)) = futures_util::StreamExt::next(&mut socket).await {
+            if message.is_close() {
+                break;
+            }
+            futures_util::SinkExt::send(&mut socket, message).await.unwrap();
+        }
+    });
+    let (_proxy, address) = proxy(endpoint, &[]).await;
+    let (mut socket, response) =
+        tokio_tungstenite::connect_async(format!("ws://{address}/echo")).await.unwrap();
+    assert_eq!(response.status(), 101);
+    for size in [0, 1, 125, 126, 70_000, 1_000_000] {
+        let sent = tokio_tungstenite::tungstenite::Message::binary(vec![7_u8; size]);
+        futures_util::SinkExt::send(&mut socket, sent.clone()).await.unwrap();
+        let echoed = timeout(SOON, futures_util::StreamExt::next(&mut socket)).await.unwrap();
+        assert!(echoed.unwrap().unwrap() == sent, "{size} bytes");
+    }
+    socket.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http_are_relayed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+                let _ = to.shutdown().await;
+            });
+        }
+    });
+    let mut message = b"*1\r\n$4\r\nPING\r\n".to_vec();
+    message.resize(3_000_000, b'x');
+    for protocol in ["auto", "tcp"] {
+        let (_proxy, address) = proxy(endpoint, &["--protocol", protocol]).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let (mut from, mut to) = stream.split();
+        let send = async {
+            to.write_all(&message).await.unwrap();
+            to.shutdown().await.unwrap();
+        };
+        let mut echoed = Vec::new();
+        let (_, received) = tokio::join!(send, timeout(SOON, from.read_to_end(&mut echoed)));
+        received.unwrap().unwrap();
+        assert!(echoed == message, "{protocol}: {} bytes came back", echoed.len());
+    }
+}
+
+#[tokio::test]
+async fn grpc_streams_pass_with_their_trailers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder()
+        .add_service(GreeterServer::new(Hello::new("one")))
+        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    let (_proxy, address) = proxy(endpoint, &[]).await;
+    let channel = tonic::transport::Endpoint::try_from(format!("http://{address}")).unwrap();
+    let channel = timeout(SOON, channel.connect()).await.unwrap().unwrap();
+    let mut client = GreeterClient::new(channel);
+    let name = |name: &str| HelloRequest { name: name.into() };
+
+    let reply = client.say_hello(name("ann")).await.unwrap().into_inner();
+    assert_eq!(reply.message, "hello, ann");
+    let refused = client.say_hello(name("")).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+
+    let many = HelloManyRequest { name: "ann".into(), count: 500, interval_ms: 0 };
+    let mut replies = client.say_hello_many(many).await.unwrap().into_inner();
+    let mut count = 0;
+    while replies.message().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 500);
+    assert!(replies.trailers().await.unwrap().is_some(), "trailers came through");
+
+    let names = tokio_stream::iter(["ann", "bob"].map(name));
+    let all = client.say_hello_to_all(names).await.unwrap().into_inner();
+    assert_eq!(all.message, "hello, ann and bob");
+
+    let (say, said) = tokio::sync::mpsc::channel(1);
+    let said = tokio_stream::wrappers::ReceiverStream::new(said);
+    let mut chat = client.chat(said).await.unwrap().into_inner();
+    for word in ["one", "two", "three"] {
+        say.send(name(word)).await.unwrap();
+        let reply = timeout(SOON, chat.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!(reply.message, format!("hello, {word}"));
+    }
+    drop(say);
+    assert!(timeout(SOON, chat.message()).await.unwrap().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_the_clients_fault() {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let bytes = format!("{head}5\r\nabcdefgh\r\n0\r\n\r\n");
+    let answer = String::from_utf8(exchange(address, bytes.as_bytes()).await).unwrap();
+    assert_eq!(statuses(answer.as_bytes()), [400], "{answer}");
+    assert!(answer.contains("downstream_protocol_error"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(endpoint.requests().is_empty());
+}

@@ -1,0 +1,164 @@
+//! Target, Host, paths and identity: cases P1 to P15, on the wire.
+//!
+//! What the endpoint sees is what rules saw: one Host, one spelling of the path, no field that a
+//! stranger may not set.
+
+mod common;
+
+use common::recorder::{Recorded, Recorder};
+use common::{exchange, proxy, statuses};
+
+/// Sends a GET and returns the status, and what the endpoint saw of it.
+async fn get(
+    endpoint: &Recorder,
+    address: std::net::SocketAddr,
+    target: &str,
+    fields: &str,
+) -> (Vec<u16>, Option<Recorded>) {
+    let before = endpoint.requests().len();
+    let bytes = format!("GET {target} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n");
+    let found = statuses(&exchange(address, bytes.as_bytes()).await);
+    (found, endpoint.requests().into_iter().nth(before))
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), &["--protocol", "http"]).await;
+    for fields in [
+        "",
+        "Host: a\r\nHost: a\r\n",
+        "Host: a\r\nHost: b\r\n",
+        "Host: a/b\r\n",
+        "Host: u@a\r\n",
+        "Host: a b\r\n",
+        "Host:\r\n",
+        "Host: a,b\r\n",
+        "Host: a:99999\r\n",
+    ] {
+        let (status, seen) = get(&endpoint, address, "/", fields).await;
+        assert!(status == [400] && seen.is_none(), "P1 {fields:?}: {status:?}");
+    }
+    for target in
+        ["http://u:p@a/", "http://u@a/", "a:80", "x", "*", "ftp://a/", "//", "http://", "?q", "#f"]
+    {
+        let (status, seen) = get(&endpoint, address, target, "Host: a\r\n").await;
+        let refused = status == [400] && seen.is_none();
+        // Two slashes are a path that is normalised.
+        assert!(refused || (target == "//" && status == [200]), "P3 {target}: {status:?}");
+    }
+    let (status, seen) = get(&endpoint, address, "http://b:81/x", "Host: a\r\n").await;
+    assert_eq!(status, [200], "P2");
+    let seen = seen.unwrap();
+    assert_eq!((seen.line.as_str(), seen.all("host")), ("GET /x HTTP/1.1", vec!["b:81"]));
+    let (_, seen) = get(&endpoint, address, "/x#fragment", "Host: a\r\n").await;
+    assert!(seen.is_none_or(|seen| seen.line == "GET /x HTTP/1.1"), "P4");
+    assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn paths_reach_the_endpoint_in_one_spelling() {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    for (target, expected) in [
+        ("/a/%2e%2e/admin?x=..", "/admin?x=.."),
+        ("/a/.%2E/admin", "/admin"),
+        ("/./admin", "/admin"),
+        ("//admin", "/admin"),
+        ("///admin", "/admin"),
+        ("/x/../admin", "/admin"),
+        ("/../../admin", "/admin"),
+        ("/%61dmin", "/admin"),
+        ("/%252e%252e/admin", "/%252e%252e/admin"),
+        ("http://a/x/%2e%2e/admin", "/admin"),
+    ] {
+        let (status, seen) = get(&endpoint, address, target, "Host: a\r\n").await;
+        assert_eq!(status, [200], "{target}");
+        assert_eq!(seen.unwrap().line, format!("GET {expected} HTTP/1.1"), "P5 P7 {target}");
+    }
+    let before = endpoint.requests().len();
+    for target in [
+        "/x/..%2fadmin",
+        "/x%2f..%2fadmin",
+        "/%2Fadmin",
+        "/x/..%5cadmin",
+        "/x\\..\\admin",
+        "/admin;x=1",
+        "/x/..;/admin",
+        "/admin%00",
+        "/admin%0a",
+        "/%c0%ae%c0%ae/admin",
+        "/x/%e0%80%ae%2e/admin",
+        "/admin%",
+        "/admin%2",
+        "/admin%zz",
+        "/%ff",
+    ] {
+        let (status, _) = get(&endpoint, address, target, "Host: a\r\n").await;
+        assert_eq!(status, [400], "P6 P9 {target}");
+    }
+    assert_eq!(endpoint.requests().len(), before);
+}
+
+#[tokio::test]
+async fn what_belongs_to_one_hop_ends_here() {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let fields = "Host: a\r\nConnection: X-Forwarded-For, Host, X-Private, Content-Length\r\n\
+        X-Private: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\n\
+        Upgrade: websocket\r\nProxy-Authorization: Basic eA==\r\nX-Kept: yes\r\n";
+    let (status, seen) = get(&endpoint, address, "/", fields).await;
+    assert_eq!(status, [200]);
+    let seen = seen.unwrap();
+    for gone in [
+        "connection",
+        "x-private",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "upgrade",
+        "proxy-authorization",
+    ] {
+        assert!(seen.all(gone).is_empty(), "P10 P11 {gone}: {seen:?}");
+    }
+    assert_eq!(seen.all("host"), ["a"]);
+    assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(seen.all("x-kept"), ["yes"]);
+}
+
+#[tokio::test]
+async fn strangers_cannot_claim_an_identity() {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let fields = "Host: a\r\nX-Forwarded-Client-Cert: URI=spiffe://forged\r\n\
+        x-FORWARDED-client-CERT: URI=spiffe://forged\r\nX_Forwarded_Client_Cert: forged\r\n\
+        X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\nForwarded: for=10.0.0.1\r\n\
+        X-Envoy-Original-Path: /admin\r\nX-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n\
+        X-Envoy-Expected-Rq-Timeout-Ms: 1\r\nX-Forwarded-Proto: https\r\n";
+    let (status, seen) = get(&endpoint, address, "/", fields).await;
+    assert_eq!(status, [200]);
+    let seen = seen.unwrap();
+    let forged = seen.fields.iter().any(|(_, value)| {
+        value.contains("forged") || value.contains("10.0.0.") || value.contains("admin")
+    });
+    assert!(!forged, "P12 P13 P14: {seen:?}");
+    assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(seen.all("x-forwarded-proto"), ["http"]);
+}
+
+#[tokio::test]
+async fn the_proxy_protocol_is_not_believed_unasked() {
+    let endpoint = Recorder::start().await;
+    for protocol in ["auto", "http"] {
+        let (_proxy, address) = proxy(endpoint.address(), &["--protocol", protocol]).await;
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec();
+        second.resize(16 + 65_535, 0x41);
+        for header in [&b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"[..], &second] {
+            let answer = exchange(address, &[header, request].concat()).await;
+            let found = statuses(&answer);
+            assert!(matches!(found[..], [] | [400]), "P15 {protocol}: {found:?}");
+        }
+    }
+    assert!(endpoint.requests().is_empty() && endpoint.ambiguous().is_empty());
+}

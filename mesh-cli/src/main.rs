@@ -25,6 +25,8 @@ enum Verb {
     Config(config::Verb),
     /// Tell why a request goes where it goes.
     Explain(explain::Args),
+    /// Run the proxy beside a service, or in front of some.
+    Proxy(Box<mesh_proxy::Args>),
 }
 
 /// How a result is printed.
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Config(verb) => config::run(verb),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Proxy(args) => mesh_proxy::run(*args),
     }
 }
 

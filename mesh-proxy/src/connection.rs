@@ -422,3 +422,155 @@ impl<C: Graceful> Future for Driven<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    /// Answers every request with `ok`, after a while if its path says so.
+    #[derive(Clone)]
+    struct Okay;
+
+    impl Service<Request<Body>> for Okay {
+        type Response = Response<Full<Bytes>>;
+        type Error = Error;
+        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let slow = request.uri().path() == "/slow";
+            if request.uri().path() == "/panic" {
+                panic!("as asked");
+            }
+            Box::pin(async move {
+                if slow {
+                    sleep(Duration::from_secs(20)).await;
+                }
+                Ok(Response::new(Full::new(Bytes::from_static(b"ok"))))
+            })
+        }
+    }
+
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Dial for Nobody {
+        type Stream = DuplexStream;
+
+        async fn dial(&self) -> Result<DuplexStream, Error> {
+            Err(mesh_core::ErrorKind::NoHealthyEndpoint.into())
+        }
+    }
+
+    /// A client's end, the counters, and how to start draining.
+    fn connect() -> (DuplexStream, Arc<Common>) {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let common = Arc::new(Common::default());
+        let serving = Serving {
+            stack: Okay,
+            tcp: Nobody,
+            protocol: Protocol::Http,
+            limits: Limits::default(),
+            draining: common.draining.clone(),
+            common: Arc::clone(&common),
+        };
+        let peer = Peer::new(([192, 0, 2, 1], 4711).into());
+        tokio::spawn(serving.serve(server, peer, false));
+        (client, common)
+    }
+
+    /// How long it takes until the proxy ends the connection, and what it said before.
+    async fn until_closed(client: &mut DuplexStream) -> (Duration, String) {
+        let start = Instant::now();
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        (start.elapsed(), String::from_utf8(said).unwrap())
+    }
+
+    fn slow_clients(common: &Common) -> u64 {
+        common.counters.rejected().find(|(name, _)| *name == "slow_client").unwrap().1
+    }
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_left_after_ten_seconds() {
+        let (mut client, common) = connect();
+        let (took, said) = until_closed(&mut client).await;
+        assert_eq!((took.as_secs(), &*said), (10, ""));
+        assert_eq!(slow_clients(&common), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_never_complete_is_left_after_ten_seconds() {
+        let (mut client, common) = connect();
+        client.write_all(GET).await.unwrap();
+        client.write_all(b"GET / HT").await.unwrap();
+        for _ in 0..3 {
+            sleep(Duration::from_secs(3)).await;
+            client.write_all(b"T").await.unwrap();
+        }
+        let (took, said) = until_closed(&mut client).await;
+        assert!(said.starts_with("HTTP/1.1 200 OK"), "{said}");
+        assert_eq!(took, Duration::from_secs(1), "ten from the first byte, not from the last");
+        assert_eq!(slow_clients(&common), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_after_five_minutes() {
+        let (mut client, _) = connect();
+        for _ in 0..10 {
+            client.write_all(GET).await.unwrap();
+            sleep(Duration::from_secs(100)).await;
+        }
+        let (took, said) = until_closed(&mut client).await;
+        assert_eq!(said.matches("200 OK").count(), 10, "a thousand seconds, never idle for long");
+        assert!((200..=260).contains(&took.as_secs()), "{took:?} after the last hundred");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_answers_what_runs_and_closes_what_is_quiet() {
+        let (mut quiet, common) = connect();
+        quiet.write_all(GET).await.unwrap();
+        let mut answer = [0; 15];
+        quiet.read_exact(&mut answer).await.unwrap();
+        common.draining.start();
+        let (took, said) = until_closed(&mut quiet).await;
+        assert!(took <= 2 * QUIET && !said.contains("connection: close"), "{took:?} {said}");
+
+        let (mut busy, common) = connect();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        common.draining.start();
+        let (took, said) = until_closed(&mut busy).await;
+        assert!(said.starts_with("HTTP/1.1 200 OK"), "{said}");
+        assert_eq!(took, Duration::from_secs(19));
+
+        let (mut late, common) = connect();
+        late.write_all(GET).await.unwrap();
+        late.read_exact(&mut answer).await.unwrap();
+        common.draining.start();
+        sleep(QUIET / 2).await;
+        late.write_all(GET).await.unwrap();
+        let (_, said) = until_closed(&mut late).await;
+        assert!(said.contains("200 OK") && said.contains("connection: close"), "{said}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_costs_one_request() {
+        let (mut client, _) = connect();
+        client.write_all(b"GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let (_, said) = until_closed(&mut client).await;
+        assert!(said.starts_with("HTTP/1.1 500"), "{said}");
+        let (mut next, _) = connect();
+        next.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert!(until_closed(&mut next).await.1.starts_with("HTTP/1.1 200 OK"));
+    }
+}

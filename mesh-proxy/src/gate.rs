@@ -56,6 +56,8 @@ pub(crate) struct Watch {
     active: AtomicBool,
     /// When the connection ends unless more is read first.
     deadline: AtomicU64,
+    /// Number of the head that asked for another protocol, until that is decided; 0 for none.
+    asked: AtomicU64,
     switch: AtomicU8,
     waiting: Mutex<Option<Waker>>,
 }
@@ -71,8 +73,13 @@ impl Watch {
         *self.why.lock()
     }
 
-    /// Says whether the connection switches to the protocol the last head asked for.
-    pub(crate) fn decide(&self, switch: bool) {
+    /// Says whether the connection switches to the protocol that a head asked for; of a head that
+    /// did not ask, it means nothing.
+    pub(crate) fn decide(&self, head: u64, switch: bool) {
+        if self.asked.load(Relaxed) != head {
+            return;
+        }
+        self.asked.store(0, Relaxed);
         self.switch.store(if switch { SWITCH } else { STAY }, Relaxed);
         if let Some(waker) = self.waiting.lock().take() {
             waker.wake();
@@ -155,6 +162,7 @@ impl<IO> Gate<IO> {
             Scanned::Ask { at } => {
                 self.hold_back(buffer, before + at);
                 self.watch.switch.store(OPEN, Relaxed);
+                self.watch.asked.store(self.framing.heads(), Relaxed);
                 self.mode = Mode::Asked;
             }
             Scanned::BadHead { at, why } => {
@@ -393,7 +401,9 @@ mod tests {
             assert_eq!(&buffer[..count], ask);
             let mut next = tokio_test::task::spawn(async { gate.read(&mut buffer).await });
             assert!(next.poll().is_pending());
-            watch.decide(switch);
+            watch.decide(2, !switch);
+            assert!(next.poll().is_pending(), "another request's decision is not about this one");
+            watch.decide(1, switch);
             assert!(next.is_woken());
             let Poll::Ready(Ok(count)) = next.poll() else { panic!("still held") };
             drop(next);

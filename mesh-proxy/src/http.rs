@@ -103,7 +103,7 @@ where
         };
         let switch = (asks == Asks::Upgrade).then(|| hyper::upgrade::on(&mut request));
         if switch.is_none() && http1 {
-            self.watch.decide(false);
+            self.watch.decide(number, false);
         }
         let mut upload = None;
         let request = request.map(|incoming| {
@@ -120,6 +120,7 @@ where
                 rest: Rest {
                     upload,
                     grpc,
+                    number,
                     switch,
                     watch: Arc::clone(&self.watch),
                     common: Arc::clone(&self.common),
@@ -140,7 +141,7 @@ where
         record: Option<Box<Record>>,
         http1: bool,
     ) -> Answer<S::Future, B> {
-        self.watch.decide(false);
+        self.watch.decide(self.count.get(), false);
         let error = Error::new(ErrorKind::CallerProtocol, refusal.message.clone());
         let mut response = respond(&error, grpc, record);
         if !grpc {
@@ -210,6 +211,8 @@ pin_project! {
 pub(crate) struct Rest {
     upload: Option<Upload>,
     grpc: bool,
+    /// The request's own, for the gate.
+    number: u64,
     switch: Option<OnUpgrade>,
     watch: Arc<Watch>,
     common: Arc<Common>,
@@ -268,9 +271,9 @@ impl Rest {
                     tunnel::upgraded(client, endpoint).await;
                     drop(open);
                 });
-                self.watch.decide(true);
+                self.watch.decide(self.number, true);
             } else {
-                self.watch.decide(false);
+                self.watch.decide(self.number, false);
             }
         } else if self.close {
             response.headers_mut().insert(CONNECTION, CLOSE);
@@ -288,7 +291,7 @@ impl Rest {
 
     /// The answer that tells of an error.
     fn failed<B>(&mut self, error: &Error) -> Response<ResponseBody<B>> {
-        self.watch.decide(false);
+        self.watch.decide(self.number, false);
         let record = self.record.take();
         let own = self.upload.as_ref().is_some_and(Upload::has_failed);
         let mut response = if own {

@@ -22,7 +22,8 @@
 //!
 //! *Panic threshold*: when that sum is below 100, a level of which less than `panicThreshold`
 //! percent are available is picked from as a whole, because the few that are left would be
-//! overrun. What discovery declared unusable stays out even then.
+//! overrun. What discovery declared unusable stays out even then, and so does what cannot be
+//! connected to: it would take no load from the others, only time from the calls.
 //!
 //! Endpoints that the call has tried are used only when nothing else is.
 //!
@@ -354,7 +355,9 @@ impl<'a, C> Search<'a, '_, C> {
             return Some(false);
         }
         let picker = self.picker;
-        let panic = endpoint.health().is_declared_usable()
+        let health = endpoint.health();
+        let panic = health.is_declared_usable()
+            && !health.is_unreachable()
             && picker.levels.panics(level, &picker.set, picker.config.panic_threshold);
         panic.then_some(true)
     }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::{Declared, EndpointSpec};
+use crate::health::breaker::{self, Admission};
+use crate::{Declared, Endpoint, EndpointSpec, Failure, Outcome};
 use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,6 +30,14 @@ fn seeded(seed: u64) -> impl FnMut() -> u64 {
 fn place(picker: &Picker, picked: &Picked<'_>) -> usize {
     let same = |member: &Member| std::ptr::eq(member, picked.member);
     picker.set().members().iter().position(same).expect("a member")
+}
+
+/// Takes an endpoint out that still can be connected to.
+fn open_breaker(endpoint: &Endpoint) {
+    let config = breaker::Config { consecutive_failures: 1, ..breaker::Config::default() };
+    let failure = Outcome::Failure(Failure::Timeout);
+    endpoint.breaker().record(Admission::Closed, failure, NOW, &config, &mut || 0);
+    assert!(!endpoint.is_selectable_at(NOW));
 }
 
 /// How often each member is picked, in percent.
@@ -112,16 +121,17 @@ fn tried_endpoints_are_used_only_when_nothing_else_is() {
 
 #[test]
 fn below_the_panic_threshold_all_are_picked_but_those_that_discovery_rules_out() {
-    let mut specs = specs(&[1; 5]);
+    let mut specs = specs(&[1; 6]);
     specs[4].declared = Declared::Unhealthy;
     let set = EndpointSet::empty().update(specs, |_| ()).0;
     let picker = Picker::new(set, Config::default());
     for member in &picker.set().members()[..3] {
-        member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+        open_breaker(&member.endpoint);
     }
+    picker.set().members()[5].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
     let seen = shares(&picker, 1_000, seeded(7));
     assert!(seen[..4].iter().all(|share| *share > 5.0), "{seen:?}");
-    assert!(seen[4] == 0.0, "{seen:?}");
+    assert!(seen[4..] == [0.0; 2], "declared unhealthy, and unreachable: {seen:?}");
 
     let off = Config { panic_threshold: 0, ..Config::default() };
     let picker = Picker::new(picker.set().clone(), off);
@@ -132,7 +142,7 @@ fn below_the_panic_threshold_all_are_picked_but_those_that_discovery_rules_out()
     assert!(
         error
             .to_string()
-            .starts_with("none of 5 endpoints can be picked; 10.0.0.1:1 is unreachable")
+            .starts_with("none of 6 endpoints can be picked; 10.0.0.1:1 is breaker open")
     );
 }
 
@@ -173,7 +183,7 @@ fn draws_are_distinct_and_fair() {
 proptest! {
     #[test]
     fn what_is_out_is_picked_only_below_the_panic_threshold(
-        out in prop::collection::vec(any::<bool>(), 1..40),
+        out in prop::collection::vec(0u8..3, 1..40),
         weighted: bool,
         policy in 0usize..4,
         seed: u64,
@@ -184,15 +194,21 @@ proptest! {
             [Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random];
         let picker = picker(&weights, policies[policy]);
         for (member, out) in picker.set().members().iter().zip(&out) {
-            if *out {
-                member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+            match out {
+                0 => {}
+                1 => open_breaker(&member.endpoint),
+                _ => drop(member.endpoint.health().set_unreachable(NOW, Timestamp::MAX)),
             }
         }
-        let available = out.iter().filter(|out| !**out).count();
+        let available = out.iter().filter(|out| **out == 0).count();
         let panics = available * 2 < out.len();
         let mut draw = seeded(seed);
         for _ in 0..50 {
-            let picked = picker.pick(NOW, &[], &mut draw).expect("never empty");
+            let Ok(picked) = picker.pick(NOW, &[], &mut draw) else {
+                prop_assert!(out.iter().all(|out| *out == 2), "none can be connected to");
+                continue;
+            };
+            prop_assert!(!picked.member.endpoint.health().is_unreachable());
             let is_out = !picked.member.endpoint.is_selectable();
             prop_assert!(panics || !is_out);
             prop_assert_eq!(picked.reason == Reason::Panic, is_out);

@@ -8,6 +8,10 @@
 //!
 //! One task per destination follows discovery and runs the outlier sweep; it ends with the
 //! destination. Losing the source changes nothing here: the last set stays.
+//!
+//! An endpoint that cannot be connected to is out until a task of its own has opened a connection:
+//! 100 ms after the failure, then with full jitter up to 1 s, so that a destination that was down
+//! as a whole serves again within a second of coming back.
 
 use crate::call::Shared;
 use crate::clock;
@@ -19,7 +23,7 @@ use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
 use mesh_core::limit::Limits;
 use mesh_core::pick::{NoPick, Picker};
-use mesh_core::policy::{ConnectionConfig, Timeouts};
+use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::backoff;
 use mesh_core::retry::budget::Budget;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
@@ -35,13 +39,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// An endpoint with its connections.
 pub(crate) type Endpoint = mesh_core::Endpoint<Workers>;
 
-/// Background attempts to reach an endpoint that refused: 100 ms, doubling to 10 s.
+/// Background attempts to reach an endpoint that refused: 100 ms, doubling to 1 s.
 const RECONNECT: backoff::Config =
-    backoff::Config::new(Duration::from_millis(100), Duration::from_secs(10));
+    backoff::Config::new(Duration::from_millis(100), Duration::from_secs(1));
 
 /// What destinations need from the mesh around them.
 #[derive(Clone, Debug)]
@@ -65,12 +70,36 @@ pub(crate) struct Destination {
 }
 
 /// Where endpoints come from, and how they are connected to; what changes them restarts the task.
+/// Its lock is held by whoever replaces the picker.
 struct Source {
     endpoints: EndpointSource,
     tls: Option<TlsConfig>,
-    connection: (Timeouts, ConnectionConfig),
+    connection: Connection,
     connect: Arc<connect::Settings>,
     task: Option<AbortHandle>,
+    /// Number of the task: one that was replaced may be at work still, and must not be believed.
+    generation: u64,
+}
+
+/// The part of a policy that connections are made by.
+#[derive(PartialEq)]
+struct Connection {
+    connect: Duration,
+    idle: Duration,
+    http2_idle: Duration,
+    config: ConnectionConfig,
+}
+
+impl Connection {
+    const fn of(policy: &Policy) -> Self {
+        let timeouts = &policy.timeouts;
+        Self {
+            connect: timeouts.connect,
+            idle: timeouts.idle,
+            http2_idle: timeouts.http2_idle,
+            config: policy.connections,
+        }
+    }
 }
 
 /// What discovery has said so far.
@@ -105,9 +134,10 @@ impl Destination {
             source: Mutex::new(Source {
                 endpoints: config.endpoints.clone(),
                 tls: config.tls.clone(),
-                connection: (policy.timeouts, policy.connections),
+                connection: Connection::of(policy),
                 connect,
                 task: None,
+                generation: 0,
             }),
             picker: Swap::new(Picker::new(EndpointSet::empty(), policy.pick.clone())),
             detector: Swap::new(Detector::new(policy.outlier.clone())),
@@ -117,42 +147,46 @@ impl Destination {
         });
         let watched: Weak<Self> = Arc::downgrade(&destination);
         destination.shared.metrics.observed_by(watched);
-        destination.restart(false);
+        destination.restart(&mut destination.source.lock(), false);
         destination
     }
 
-    /// Takes over a new configuration; endpoints, connections and history stay unless the source
-    /// or TLS changed.
+    /// Takes over a new configuration. Endpoints, connections and history stay, unless TLS or how
+    /// connections are made has changed.
     pub(crate) fn reconfigure(
         self: &Arc<Self>,
         config: &DestinationConfig,
         connect: Arc<connect::Settings>,
     ) {
-        let policy = &config.policy;
-        if *self.policy.get() != **policy {
-            let old = self.policy.get();
-            self.policy.store_shared(policy.clone());
-            if old.pick != policy.pick {
-                let set = self.picker.load().set().clone();
-                self.picker.store(Picker::new(set, policy.pick.clone()));
-            }
-            if old.outlier != policy.outlier {
-                self.detector.store(Detector::new(policy.outlier.clone()));
-            }
-            self.shared.limits.reconfigure(&policy.limits);
-            self.shared.budget.reconfigure(&policy.budget);
-        }
         let mut source = self.source.lock();
-        let reconnect =
-            source.tls != config.tls || source.connection != (policy.timeouts, policy.connections);
+        self.adopt(&config.policy);
+        let connection = Connection::of(&config.policy);
+        let reconnect = source.tls != config.tls || source.connection != connection;
         if reconnect || source.endpoints != config.endpoints {
             source.endpoints = config.endpoints.clone();
             source.tls = config.tls.clone();
-            source.connection = (policy.timeouts, policy.connections);
+            source.connection = connection;
             source.connect = connect;
-            drop(source);
-            self.restart(reconnect);
+            self.restart(&mut source, reconnect);
         }
+    }
+
+    /// Takes over a policy. The caller holds `source`.
+    fn adopt(&self, policy: &Arc<Policy>) {
+        let old = self.policy.get();
+        if *old == **policy {
+            return;
+        }
+        self.policy.store_shared(policy.clone());
+        if old.pick != policy.pick {
+            let set = self.picker.load().set().clone();
+            self.picker.store(Picker::new(set, policy.pick.clone()));
+        }
+        if old.outlier != policy.outlier {
+            self.detector.store(Detector::new(policy.outlier.clone()));
+        }
+        self.shared.limits.reconfigure(&policy.limits);
+        self.shared.budget.reconfigure(&policy.budget);
     }
 }
 
@@ -188,10 +222,9 @@ impl Destination {
         let picker = self.picker.load();
         match picker.pick(now, tried, &mut || fastrand::u64(..)) {
             Ok(picked) => Ok(picked.member.endpoint.clone()),
-            Err(NoPick::AllOut { total, example, .. }) => Err(Unpicked::Final(self.error(
-                ErrorKind::NoHealthyEndpoint,
-                format!("none of its {total} endpoints can take a call; one is {example}"),
-            ))),
+            Err(NoPick::AllOut { example, .. }) => {
+                Err(Unpicked::Final(self.all_out(picker.set(), &example)))
+            }
             Err(_) => match &*self.resolution.borrow() {
                 Resolution::Waiting => Err(Unpicked::Unresolved),
                 Resolution::Known => Err(Unpicked::Final(
@@ -201,6 +234,40 @@ impl Destination {
                     Err(Unpicked::Final(self.error(ErrorKind::Dns, why.to_string())))
                 }
             },
+        }
+    }
+
+    /// Why none of its endpoints can be picked. If that is because their certificates are
+    /// refused, the error is of that kind.
+    #[cold]
+    fn all_out(&self, set: &EndpointSet<Workers>, example: &str) -> Error {
+        let members = set.members();
+        let unreachable = members.iter().all(|member| member.endpoint.health().is_unreachable());
+        let cause = members.first().and_then(|member| member.endpoint.connections.cause());
+        match cause.filter(|_| unreachable) {
+            Some(cause) => self.unreached(members.len(), &cause),
+            None => {
+                let message = match members.len() {
+                    1 => format!("its only endpoint cannot take a call: {example}"),
+                    total => format!("none of its {total} endpoints can take a call: {example}"),
+                };
+                self.error(ErrorKind::NoHealthyEndpoint, message)
+            }
+        }
+    }
+
+    /// None of its endpoints can be reached, one of them because of `cause`.
+    fn unreached(&self, total: usize, cause: &Error) -> Error {
+        let kind = if is_tls(cause) { cause.kind() } else { ErrorKind::NoHealthyEndpoint };
+        let cause_text = cause.message();
+        let message = match total {
+            1 => format!("its only endpoint cannot be reached: {cause_text}"),
+            _ => format!("none of its {total} endpoints can be reached: {cause_text}"),
+        };
+        let error = self.error(kind, message).with_source(cause.clone());
+        match cause.endpoint() {
+            Some(endpoint) => error.with_endpoint(endpoint),
+            None => error,
         }
     }
 
@@ -262,11 +329,12 @@ impl Destination {
     /// The endpoint could not be connected to: takes it out, asks discovery again, and tries it
     /// in the background until it answers or is removed.
     pub(crate) fn unreachable(self: &Arc<Self>, endpoint: &Arc<Endpoint>, error: &Error) {
-        let delay = RECONNECT.delay(1, &mut || fastrand::u64(..));
-        let now = clock::now();
-        if !endpoint.health().set_unreachable(now, now + delay) {
+        if !endpoint.connections.lost(error) {
             return;
         }
+        let delay = RECONNECT.delay(1, &mut || fastrand::u64(..));
+        let now = clock::now();
+        endpoint.health().set_unreachable(now, now + delay);
         tracing::warn!(
             "mesh.destination" = &*self.label,
             "mesh.endpoint" = %endpoint.id(),
@@ -277,45 +345,37 @@ impl Destination {
         self.environment.runtime.spawn(task);
     }
 
-    /// What a failed connection says when it was the last endpoint that could be picked.
+    /// What a failed connection says when there is no other endpoint that could be picked.
     pub(crate) fn down(&self, error: &Error) -> Option<Error> {
         let picker = self.picker.load();
         let members = picker.set().members();
         if members.iter().any(|member| member.endpoint.is_selectable()) {
             return None;
         }
-        let message = match members.len() {
-            1 => format!("its only endpoint cannot be reached: {}", error.message()),
-            total => format!(
-                "none of its {total} endpoints can be reached; the last one tried: {}",
-                error.message()
-            ),
-        };
-        let mut down = self.error(ErrorKind::NoHealthyEndpoint, message).with_source(error.clone());
-        if let Some(endpoint) = error.endpoint() {
-            down = down.with_endpoint(endpoint);
-        }
-        Some(down)
+        Some(self.unreached(members.len(), error))
     }
 
-    fn update(
-        &self,
-        from: &EndpointSet<Workers>,
-        specs: Vec<EndpointSpec>,
-        connect: &Arc<connect::Settings>,
-    ) {
+    /// Takes over what discovery says, if `generation` is the task in charge. With `afresh`,
+    /// endpoints get new connections and lose their history.
+    fn update(&self, generation: u64, afresh: bool, specs: Vec<EndpointSpec>) {
+        let source = self.source.lock();
+        if source.generation != generation {
+            return;
+        }
+        let old = self.picker.get();
+        let from = if afresh { EndpointSet::empty() } else { old.set().clone() };
         let workers = self.environment.workers;
         let (set, change) = from.update(specs, |spec| {
             Workers::new(workers, || {
-                Connections::new(spec.addresses.clone(), spec.hostname.clone(), connect.clone())
+                let (addresses, hostname) = (spec.addresses.clone(), spec.hostname.clone());
+                Connections::new(addresses, hostname, source.connect.clone())
             })
         });
-        let old = self.picker.get();
-        self.picker.store(Picker::new(set, self.policy.load().pick.clone()));
-        self.resolution.send_replace(Resolution::Known);
-        let picker = self.picker.load();
         let kept: HashSet<*const Endpoint> =
-            picker.set().members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
+            set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
+        self.picker.store(Picker::new(set, self.policy.load().pick.clone()));
+        drop(source);
+        self.resolution.send_replace(Resolution::Known);
         for member in old.set().members() {
             if !kept.contains(&Arc::as_ptr(&member.endpoint)) {
                 member.endpoint.connections.all().for_each(|connections| connections.drain());
@@ -388,6 +448,12 @@ impl Destination {
     }
 }
 
+/// Whether a connection failed because of certificates or the handshake.
+fn is_tls(error: &Error) -> bool {
+    use ErrorKind as K;
+    matches!(error.kind(), K::Tls | K::TlsIdentity | K::TlsExpired | K::TlsUntrusted)
+}
+
 /// Why there is no endpoint for an attempt.
 pub(crate) enum Unpicked {
     /// Discovery has not spoken yet: worth waiting for.
@@ -406,16 +472,16 @@ impl Drop for Destination {
 
 impl Destination {
     /// Starts the task that follows discovery, in place of the one before. With `afresh`,
-    /// endpoints get new connections and lose their history.
-    fn restart(self: &Arc<Self>, afresh: bool) {
-        let mut source = self.source.lock();
+    /// endpoints get new connections and lose their history at its first update.
+    fn restart(self: &Arc<Self>, source: &mut Source, afresh: bool) {
+        source.generation += 1;
         let follow = Follow {
             destination: Arc::downgrade(self),
             ask_again: self.ask_again.clone(),
             dns: self.environment.dns.clone(),
             endpoints: source.endpoints.clone(),
-            connect: source.connect.clone(),
-            keep: !afresh,
+            generation: source.generation,
+            afresh,
         };
         let interval = self.policy.load().outlier.interval;
         let task = self.environment.runtime.spawn(follow.run(interval)).abort_handle();
@@ -431,25 +497,24 @@ struct Follow {
     ask_again: Arc<Notify>,
     dns: Dns,
     endpoints: EndpointSource,
-    connect: Arc<connect::Settings>,
-    /// Whether endpoints of the same id keep their connections and history at the first update.
-    keep: bool,
+    generation: u64,
+    afresh: bool,
 }
 
 impl Follow {
-    async fn run(mut self, interval: Duration) {
+    async fn run(self, interval: Duration) {
         let mut watch = mesh_discovery::resolver(&self.endpoints, &self.dns).watch();
+        let mut afresh = self.afresh;
         let mut ended = false;
-        let mut next_sweep = tokio::time::Instant::now() + interval;
+        let mut next_sweep = Instant::now() + interval;
         loop {
             tokio::select! {
                 update = watch.changed(), if !ended => {
                     let Some(destination) = self.destination.upgrade() else { return };
                     match update {
                         Some(Update::Endpoints(specs)) => {
-                            let from = if self.keep { destination.picker.load().set().clone() } else { EndpointSet::empty() };
-                            self.keep = true;
-                            destination.update(&from, specs, &self.connect);
+                            destination.update(self.generation, afresh, specs);
+                            afresh = false;
                         }
                         Some(Update::Failed(failure)) => destination.failed(failure.to_string()),
                         Some(_) => {}
@@ -457,9 +522,9 @@ impl Follow {
                     }
                 }
                 () = self.ask_again.notified() => watch.nudge(),
-                () = tokio::time::sleep_until(next_sweep) => {
+                () = sleep_until(next_sweep) => {
                     let Some(destination) = self.destination.upgrade() else { return };
-                    next_sweep += destination.policy.load().outlier.interval;
+                    next_sweep = Instant::now() + destination.policy.load().outlier.interval;
                     destination.sweep();
                 }
             }
@@ -471,7 +536,7 @@ impl Follow {
 async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut delay: Duration) {
     let mut attempt = 1;
     loop {
-        tokio::time::sleep(delay).await;
+        sleep(delay).await;
         let Some(protocol) = destination.upgrade().map(|known| known.policy.load().protocol) else {
             return;
         };
@@ -481,6 +546,7 @@ async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut 
         match reached {
             Ok(()) => {
                 endpoint.health().set_reachable();
+                endpoint.connections.found();
                 tracing::info!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "endpoint reachable again");
                 return;
             }
@@ -488,6 +554,7 @@ async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut 
                 attempt += 1;
                 delay = RECONNECT.delay(attempt, &mut || fastrand::u64(..));
                 endpoint.health().set_unreachable(now, now + delay);
+                endpoint.connections.lost(&error.clone().with_endpoint(endpoint.id()));
                 tracing::debug!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "still unreachable: {}", error.message());
             }
         }

@@ -4,6 +4,8 @@
 //! one per core, and its workers share nothing but the endpoint's counts.
 
 use crate::connect::Connections;
+use mesh_core::Error;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,17 +13,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Worker(pub(crate) usize);
 
-/// The connections of one endpoint, by worker, and how often it was picked.
+/// The connections of one endpoint, by worker, how often it was picked, and why it cannot be
+/// reached if it cannot.
 #[derive(Debug)]
 pub(crate) struct Workers {
     connections: Box<[Arc<Connections>]>,
     attempts: AtomicU64,
+    /// Why connecting failed last, while a task tries to reach it.
+    cause: Mutex<Option<Error>>,
 }
 
 impl Workers {
     pub(crate) fn new(count: usize, mut make: impl FnMut() -> Connections) -> Self {
         let connections = (0..count.max(1)).map(|_| Arc::new(make())).collect();
-        Self { connections, attempts: AtomicU64::new(0) }
+        Self { connections, attempts: AtomicU64::new(0), cause: Mutex::new(None) }
     }
 
     pub(crate) fn attempted(&self) {
@@ -30,6 +35,21 @@ impl Workers {
 
     pub(crate) fn attempts(&self) -> u64 {
         self.attempts.load(Relaxed)
+    }
+
+    /// Notes that connecting failed. True if it had not before: the caller then sees to it.
+    pub(crate) fn lost(&self, error: &Error) -> bool {
+        self.cause.lock().replace(error.clone()).is_none()
+    }
+
+    /// Notes that it was reached again.
+    pub(crate) fn found(&self) {
+        *self.cause.lock() = None;
+    }
+
+    /// Why it cannot be reached, if it cannot.
+    pub(crate) fn cause(&self) -> Option<Error> {
+        self.cause.lock().clone()
     }
 
     /// The connections of one worker; those of the first where the index is out of range.

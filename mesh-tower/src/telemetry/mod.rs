@@ -193,10 +193,10 @@ where
             Ok(response) => Ok(watched(response, watch)),
             Err(error) => {
                 let error = error.into();
-                if let Some(watch) = watch {
-                    watch.failed(&error);
-                }
-                Err(error)
+                Err(match watch {
+                    Some(watch) => watch.failed(error),
+                    None => error,
+                })
             }
         })
     }

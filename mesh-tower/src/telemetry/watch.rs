@@ -65,9 +65,16 @@ impl Watch {
         self.complete = true;
     }
 
-    /// There is no response.
-    pub(super) fn failed(mut self, error: &Error) {
+    /// There is no response. What refused the call above the destination's own layers did not
+    /// know whom it was for; the error says so from here on.
+    pub(super) fn failed(mut self, error: Error) -> Error {
         self.error = Some((error.kind(), error.grpc_code()));
+        match &self.metrics {
+            Some(metrics) if error.destination().is_none() => {
+                error.with_destination(metrics.name())
+            }
+            _ => error,
+        }
     }
 
     /// The response broke off.

@@ -1,0 +1,140 @@
+//! Many calls, one endpoint of which is bad.
+
+use super::{addresses, get, mesh, policy, seen, service, state};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use mesh_tower::{Body, Channel, Mesh};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use testkit::endpoint::{Reply, ScriptedEndpoint};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+/// Calls of the load test; `MESH_TEST_CALLS` raises it.
+fn wanted_calls() -> u64 {
+    std::env::var("MESH_TEST_CALLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+}
+
+/// Makes calls from several tasks until `total` are made; says what failed.
+pub(super) struct Load {
+    tasks: JoinSet<()>,
+    pub(super) made: Arc<AtomicU64>,
+    failed: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Load {
+    pub(super) fn start(channel: &Channel, url: &'static str, total: u64) -> Self {
+        let made = Arc::new(AtomicU64::new(0));
+        let failed = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let started = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        for _ in 0..16 {
+            let (channel, started) = (channel.clone(), started.clone());
+            let (made, failed) = (made.clone(), failed.clone());
+            tasks.spawn(async move {
+                while started.fetch_add(1, SeqCst) < total {
+                    if let Err(why) = one(channel.clone(), url).await {
+                        failed.lock().expect("not poisoned").push(why);
+                    }
+                    made.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        Self { tasks, made, failed }
+    }
+
+    pub(super) async fn reach(&self, calls: u64) {
+        testkit::until("the load goes on", || self.made.load(SeqCst) >= calls).await;
+    }
+
+    /// Waits for the end, and returns what failed.
+    pub(super) async fn end(mut self) -> Vec<String> {
+        while let Some(task) = self.tasks.join_next().await {
+            task.expect("does not panic");
+        }
+        std::mem::take(&mut *self.failed.lock().expect("not poisoned"))
+    }
+}
+
+async fn one(channel: Channel, url: &str) -> Result<(), String> {
+    let request = Request::get(url).body(Body::empty()).expect("valid");
+    let response = channel.oneshot(request).await.map_err(|error| error.to_string())?;
+    if response.status() != StatusCode::OK {
+        return Err(response.status().to_string());
+    }
+    response.into_body().collect().await.map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+async fn three(reply: Reply) -> (Vec<ScriptedEndpoint>, Mesh) {
+    let mut endpoints = Vec::new();
+    for _ in 0..3 {
+        endpoints.push(ScriptedEndpoint::http1(reply.clone()).await);
+    }
+    let mesh = mesh(&service("inventory", &addresses(&endpoints)));
+    (endpoints, mesh)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_fast_does_not_attract_calls() {
+    let (endpoints, mesh) =
+        three(Reply::status(200).after(std::time::Duration::from_millis(2))).await;
+    endpoints[0].set(Reply::status(503));
+
+    let mut failed = 0;
+    for _ in 0..2_000 {
+        failed += u32::from(
+            get(&mesh, "http://inventory/").await.map_or(true, |status| status != StatusCode::OK),
+        );
+    }
+
+    let attempts = seen(&mesh, "inventory").attempts;
+    let fair = attempts / 3;
+    assert!(endpoints[0].calls() <= fair, "{} of {attempts}", endpoints[0].calls());
+    println!("attempts at the failing endpoint: {} of {attempts}", endpoints[0].calls());
+    assert_eq!(failed, 0, "each is answered by another endpoint");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_only_fails_is_ejected() {
+    let (endpoints, _) = three(Reply::status(200)).await;
+    endpoints[0].set(Reply::status(503));
+    let service = service("inventory", &addresses(&endpoints));
+    let mesh = mesh(&format!("{}{service}", policy("pick: { policy: RoundRobin }")));
+
+    for _ in 0..100 {
+        assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+    }
+
+    assert_eq!(endpoints[0].calls(), 5, "the fifth failure ejects");
+    assert_eq!(seen(&mesh, "inventory").ejections, 1);
+    let state = state(&mesh, "inventory", endpoints[0].address());
+    assert!(state.starts_with("ejected: 5 consecutive 5xx, returns in "), "{state}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_endpoint_costs_no_get() {
+    let (mut endpoints, mesh) = three(Reply::status(200).body(100)).await;
+    let total = wanted_calls();
+    let begin = Instant::now();
+    let load = Load::start(&mesh.http(), "http://inventory/", total);
+
+    load.reach(total / 4).await;
+    endpoints[0].kill().await;
+    load.reach(total / 2).await;
+    endpoints[0].restart();
+    let before = endpoints[0].calls();
+    load.reach(total * 3 / 4).await;
+    endpoints[1].kill().await;
+
+    let failed = load.end().await;
+    println!(
+        "{} of {total} calls failed, {} retries, in {:?}",
+        failed.len(),
+        seen(&mesh, "inventory").retries,
+        begin.elapsed()
+    );
+    assert_eq!(failed, Vec::<String>::new());
+    assert!(endpoints[0].calls() > before, "the one that came back takes calls again");
+}

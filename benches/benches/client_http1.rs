@@ -1,8 +1,9 @@
-//! CPU per HTTP/1 call: `Connections::send` beside bare hyper connections with a task each.
+//! CPU per HTTP/1 call: the default stack, and `Connections::send` alone, beside bare hyper
+//! connections with a task each.
 //!
 //! `cargo bench -p benches --bench client_http1` compares CPU time. For instructions per call run
-//! the built program as `valgrind --tool=callgrind … mesh 2000` and `… mesh 12000`, and divide
-//! the difference by 10,000; the same with `bare`.
+//! the built program as `valgrind --tool=callgrind … stack 2000` and `… stack 12000`, and divide
+//! the difference by 10,000; the same with `send` and `bare`.
 
 mod support;
 
@@ -10,8 +11,8 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
-use mesh_tower::Body;
 use mesh_tower::connect::{Connections, Protocol, Settings};
+use mesh_tower::{Body, Mesh};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use support::{BODY, Mode, Server, block_on, compare, mode, run};
 use tokio::net::{TcpListener, TcpStream};
+use tower_service::Service;
 
 fn main() {
     match mode() {
@@ -29,7 +31,9 @@ fn main() {
         }
         Mode::Compare => {
             let server = Server::start();
-            compare(&["bare", "mesh"], |variant, calls| round(server.address, variant, calls));
+            compare(&["bare", "send", "stack"], |variant, calls| {
+                round(server.address, variant, calls)
+            });
         }
     }
 }
@@ -37,7 +41,8 @@ fn main() {
 fn round(address: SocketAddr, variant: &str, calls: usize) {
     block_on(async {
         match variant {
-            "mesh" => mesh(address, calls).await,
+            "stack" => stack(address, calls).await,
+            "send" => send(address, calls).await,
             _ => bare(address, calls).await,
         }
     });
@@ -48,7 +53,7 @@ fn request<B>(body: B) -> Request<B> {
     request.body(body).expect("valid")
 }
 
-async fn mesh(address: SocketAddr, calls: usize) {
+async fn send(address: SocketAddr, calls: usize) {
     let connections =
         Arc::new(Connections::new(vec![address], None, Arc::new(Settings::default())));
     run(calls, || {
@@ -57,6 +62,27 @@ async fn mesh(address: SocketAddr, calls: usize) {
             let connections = Arc::clone(&connections);
             async move {
                 let response = connections.send(request(Body::empty()), Protocol::Http1).await;
+                let body = response.expect("a response").into_body().collect().await;
+                assert_eq!(body.expect("whole").to_bytes().len(), BODY.len());
+            }
+        }
+    })
+    .await;
+}
+
+/// Route, deadline, limit, retry, balance with outlier detection, metrics.
+async fn stack(address: SocketAddr, calls: usize) {
+    let config = format!(
+        "apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: inventory }}\n\
+         spec: {{ endpoints: {{ static: [{{ address: '{address}' }}] }} }}\n"
+    );
+    let mesh = Mesh::builder().config_text("bench", config).build().expect("a mesh");
+    run(calls, || {
+        let channel = mesh.channel("inventory");
+        move || {
+            let mut channel = channel.clone();
+            async move {
+                let response = channel.call(request(Body::empty())).await;
                 let body = response.expect("a response").into_body().collect().await;
                 assert_eq!(body.expect("whole").to_bytes().len(), BODY.len());
             }

@@ -111,7 +111,7 @@ async fn serve() {
                 let body = StreamBody::new(tokio_stream::iter(frames));
                 let response =
                     hyper::Response::builder().header("content-type", "application/grpc");
-                Ok::<_, http::Error>(response.body(body)?)
+                response.body(body)
             }
         });
         tokio::spawn(

@@ -14,7 +14,7 @@ mod destination;
 mod integrations;
 pub mod limit;
 pub mod listen;
-mod mesh;
+pub mod mesh;
 mod relay;
 pub mod retry;
 pub mod route;

@@ -1,0 +1,81 @@
+//! One child process: this very program in another role, with a log file of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+/// How long a process may take until it listens.
+const STARTED: Duration = Duration::from_secs(20);
+
+/// Lines of the log that are shown when it does not.
+const LAST_LINES: usize = 12;
+
+/// See the [module docs](self). Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Child {
+    name: String,
+    log: PathBuf,
+    args: Vec<String>,
+    process: tokio::process::Child,
+}
+
+impl Child {
+    /// Starts the role that `args` begin with.
+    pub(crate) fn start(name: &str, args: Vec<String>, folder: &Path) -> io::Result<Self> {
+        let log = folder.join(format!("{}.log", name.replace(' ', "-")));
+        let process = spawn(&args, &log)?;
+        Ok(Self { name: name.to_owned(), log, args, process })
+    }
+
+    /// As `kill -9`.
+    pub(crate) async fn kill(&mut self) -> io::Result<()> {
+        self.process.kill().await
+    }
+
+    /// The same again.
+    pub(crate) fn restart(&mut self) -> io::Result<()> {
+        self.process = spawn(&self.args, &self.log)?;
+        Ok(())
+    }
+
+    /// Waits until the process accepts connections at `address`.
+    pub(crate) async fn listening(&mut self, address: SocketAddr) -> io::Result<()> {
+        let start = Instant::now();
+        while let Err(error) = TcpStream::connect(address).await {
+            let why = if let Some(status) = self.process.try_wait()? {
+                format!("ended at its start ({status})")
+            } else if start.elapsed() > STARTED {
+                format!("does not listen on {address} after {STARTED:?}: {error}")
+            } else {
+                sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            return Err(io::Error::other(format!("{} {why}{}", self.name, self.last_words())));
+        }
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
+        last.iter().map(|line| format!("\n  {line}")).collect()
+    }
+}
+
+fn spawn(args: &[String], log: &Path) -> io::Result<tokio::process::Child> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+    Command::new(std::env::current_exe()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+}

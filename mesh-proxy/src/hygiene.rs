@@ -32,6 +32,8 @@ const TARGET_LIMIT: usize = 16 * 1024;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Why a request is refused: the status and the sentence.
@@ -442,33 +444,49 @@ fn forward(headers: &mut HeaderMap, work: Work, edge: &Edge) {
 pub(crate) fn response<B>(response: &mut Response<B>) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    let found = headers.keys().any(|name| {
-        matches!(
-            name.as_str().as_bytes(),
-            b"connection"
-                | b"keep-alive"
-                | b"proxy-connection"
-                | b"transfer-encoding"
-                | b"upgrade"
-                | b"te"
-        )
-    });
-    if !found {
+    let mut found = Work::default();
+    let mut listed = false;
+    for (name, value) in &*headers {
+        found.0 |= match name.as_str().as_bytes() {
+            b"connection" => {
+                // Most endpoints say only whether they keep the connection.
+                let value = value.as_bytes();
+                listed |= !value.eq_ignore_ascii_case(b"keep-alive")
+                    && !value.eq_ignore_ascii_case(b"close");
+                Work::CONNECTION.0
+            }
+            b"keep-alive" | b"proxy-connection" => Work::HOP.0,
+            b"transfer-encoding" => Work::FRAMING.0,
+            b"upgrade" => Work::UPGRADE.0,
+            b"te" => Work::TE.0,
+            _ => 0,
+        };
+    }
+    if found == Work::default() {
         return;
     }
-    let upgrade = if switching { headers.get(UPGRADE).cloned() } else { None };
-    let listed: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
-        .filter(|name| *name != CONTENT_LENGTH)
-        .collect();
-    for name in listed {
-        headers.remove(name);
+    let upgrade = if switching { headers.remove(UPGRADE) } else { None };
+    if listed {
+        let names: Vec<HeaderName> = tokens(headers, &CONNECTION)
+            .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+            .filter(|name| *name != CONTENT_LENGTH)
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
     }
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
-        headers.remove(name);
+    for (work, name) in [
+        (Work::CONNECTION, CONNECTION),
+        (Work::FRAMING, TRANSFER_ENCODING),
+        (Work::UPGRADE, UPGRADE),
+        (Work::TE, TE),
+        (Work::HOP, KEEP_ALIVE),
+        (Work::HOP, PROXY_CONNECTION),
+    ] {
+        if found.has(work) {
+            headers.remove(name);
+        }
     }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
     if let Some(upgrade) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, upgrade);

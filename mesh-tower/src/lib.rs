@@ -35,3 +35,8 @@ pub use listen::Listener;
 pub use mesh::Mesh;
 pub use mesh_core::{Error, ErrorKind};
 pub use relay::Relay;
+
+/// The README's examples, compiled.
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -10,6 +10,7 @@ use testkit::greeter::Hello;
 use testkit::greeter::proto::greeter_client::GreeterClient;
 use testkit::greeter::proto::greeter_server::GreeterServer;
 use testkit::greeter::proto::{HelloManyRequest, HelloRequest};
+use testkit::net::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -176,4 +177,41 @@ async fn a_body_that_breaks_off_is_the_clients_fault() {
     assert!(answer.contains("downstream_protocol_error"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     assert!(endpoint.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_verified_client_is_named_to_the_endpoint() {
+    let endpoint = Recorder::start().await;
+    let authority = Authority::new("mesh.test");
+    let folder = std::env::temp_dir().join(format!("mesh-proxy-mtls-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let server = authority.issue(&["localhost"]);
+    let client = authority.issue(&["spiffe://mesh.test/ns/a/sa/b"]);
+    let ca = write("ca.pem", authority.pem());
+    let (cert, key) = (write("server.pem", &server.cert_pem), write("server.key", &server.key_pem));
+    let (own, own_key) =
+        (write("client.pem", &client.cert_pem), write("client.key", &client.key_pem));
+    let flags = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca];
+    let (_proxy, address) = proxy(endpoint.address(), &flags).await;
+    let url = format!("https://localhost:{}/", address.port());
+    let forged = "X-Forwarded-Client-Cert: URI=\"spiffe://mesh.test/forged\"";
+    let usual = ["--cacert", &ca, "-H", forged, &url];
+    let Some(refused) = curl(&usual).await else { return };
+    assert!(!refused.contains("200"), "without a certificate: {refused}");
+    assert!(endpoint.requests().is_empty());
+    for version in ["--http1.1", "--http2"] {
+        let with = [&["--cert", &own, "--key", &own_key, version][..], &usual].concat();
+        let answer = curl(&with).await.unwrap();
+        assert!(answer.ends_with(" 200"), "{version}: {answer}");
+        let seen = endpoint.requests().pop().unwrap();
+        let named = seen.all("x-forwarded-client-cert");
+        assert_eq!(named, ["URI=\"spiffe://mesh.test/ns/a/sa/b\""], "{version}");
+        assert_eq!(seen.all("x-forwarded-proto"), ["https"]);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }

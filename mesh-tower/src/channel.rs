@@ -65,6 +65,13 @@ where
     }
 }
 
+/// The error, in the words of tonic too if that is at hand.
+fn explained(error: Error) -> Error {
+    #[cfg(feature = "tonic")]
+    let error = crate::integrations::tonic::explained(error);
+    error
+}
+
 type StackFuture = <Stack as Service<Request<Body>>>::Future;
 type StackBody = <StackResponse as IntoBody>::Body;
 
@@ -93,6 +100,7 @@ impl Future for ResponseFuture {
             .inner
             .poll(cx)
             .map_ok(|response| response.map(|inner| ResponseBody { inner }))
+            .map_err(explained)
     }
 }
 
@@ -118,7 +126,10 @@ impl HttpBody for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.project().inner.poll_frame(cx).map_err(Into::into)
+        self.project().inner.poll_frame(cx).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => explained(*error).into(),
+            Err(other) => other,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

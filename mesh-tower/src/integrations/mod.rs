@@ -5,4 +5,4 @@ mod axum;
 #[cfg(feature = "reqwest")]
 pub(crate) mod reqwest;
 #[cfg(feature = "tonic")]
-mod tonic;
+pub(crate) mod tonic;

@@ -29,8 +29,8 @@ pub struct Call {
     pub attempt: u32,
     /// Endpoints of the attempts before this one.
     pub tried: Vec<EndpointId>,
-    /// Whether a repeated call does no harm, if the route or the caller says so; by method
-    /// otherwise.
+    /// Whether a repeated call does no harm, if the caller says so ([`Idempotent`]); by policy,
+    /// or else method, otherwise.
     pub idempotent: Option<bool>,
     /// Whether it is a gRPC call.
     pub grpc: bool,
@@ -84,6 +84,21 @@ impl Call {
         self.shared.as_deref().map(|shared| &shared.metrics)
     }
 }
+
+/// In the extensions of a request: whether a repeated call does no harm. It wins over what policy
+/// and method say, and decides whether the call may be sent again once its bytes may have reached
+/// the application.
+///
+/// ```
+/// use http::Request;
+/// use mesh_tower::call::Idempotent;
+///
+/// let request = Request::put("http://inventory/items/7").extension(Idempotent(true)).body(());
+/// # assert!(request.is_ok());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "callers make it")]
+pub struct Idempotent(pub bool);
 
 /// What all calls of one destination share.
 #[derive(Debug)]

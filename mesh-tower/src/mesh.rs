@@ -5,7 +5,7 @@
 
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
-use crate::call::{self, Call};
+use crate::call::{self, Call, Idempotent};
 use crate::channel::Channel;
 use crate::clock;
 use crate::connect;
@@ -19,7 +19,7 @@ use http::Request;
 use mesh_core::config::{self, Source};
 use mesh_core::route::RouteRequest;
 use mesh_core::snapshot::{DestinationConfig, Snapshot, TlsConfig, Unrouted};
-use mesh_core::{DestinationName, Error, ErrorKind, Swap};
+use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -44,8 +44,11 @@ struct Shared {
     live: Swap<Live>,
     /// By authority; `http://` first, `https://` second.
     plain: [Swap<HashMap<Box<str>, Arc<Destination>>>; 2],
-    /// Held while `live` or `plain` is rebuilt; never on the path of a call.
-    writing: Mutex<()>,
+    /// Held from the reading of a configuration until it is in force.
+    configuring: Mutex<()>,
+    /// Held while `plain` is rebuilt: on the path of the first call to an authority, so never for
+    /// as long as a configuration takes.
+    adding: Mutex<()>,
     version: AtomicU64,
     environment: Environment,
     metrics: Metrics,
@@ -150,7 +153,7 @@ impl Mesh {
     pub fn configure(&self, sources: &[Source]) -> Result<u64, BuildError> {
         let documents = config::parse(sources).map_err(BuildError::Config)?;
         let shared = &self.shared;
-        let _writing = shared.writing.lock();
+        let _configuring = shared.configuring.lock();
         let version = shared.version.load(Ordering::Relaxed) + 1;
         let snapshot = config::compile(&documents, version).map_err(BuildError::Config)?;
         shared.apply(snapshot)?;
@@ -211,17 +214,15 @@ impl Mesh {
                         "the route names a destination that is gone",
                     )
                 })?;
-                let grpc = call::is_grpc(request.headers());
-                let mut call = Call::new(clock::now(), routed.backend.policy.clone(), grpc)
-                    .to(destination.clone());
+                let policy = routed.backend.policy.clone();
+                let mut call = new_call(request, policy, destination.clone());
                 call.rule = Some(routed.rule.clone());
                 Ok(call)
             }
             Err(Unrouted::UnknownHost) => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https)?;
-                let grpc = call::is_grpc(request.headers());
-                Ok(Call::new(clock::now(), destination.policy(), grpc).to(destination))
+                Ok(new_call(request, destination.policy(), destination))
             }
             Err(unrouted) => {
                 Err(Error::new(ErrorKind::NoRoute, unrouted.to_string())
@@ -261,7 +262,8 @@ impl Mesh {
         let shared = Shared {
             live: Swap::new(live),
             plain: Default::default(),
-            writing: Mutex::new(()),
+            configuring: Mutex::new(()),
+            adding: Mutex::new(()),
             version: AtomicU64::new(0),
             environment,
             metrics,
@@ -273,7 +275,7 @@ impl Mesh {
 
 impl Shared {
     /// Builds the destinations of a snapshot, those of the same name from the ones in force, and
-    /// swaps both in. The caller holds `writing`.
+    /// swaps both in. The caller holds `configuring`.
     fn apply(&self, snapshot: Snapshot) -> Result<(), BuildError> {
         // All that can fail comes first, so that nothing is changed by halves.
         let connects = snapshot
@@ -309,31 +311,47 @@ impl Shared {
                 }
             })
             .collect();
+        let policy = snapshot.default_policy().clone();
         self.live.store(Live { snapshot: Arc::new(snapshot), destinations });
+        self.reconfigure_plain(&policy);
         Ok(())
     }
 
+    /// Puts destinations without configuration under a policy.
+    fn reconfigure_plain(&self, policy: &Arc<Policy>) {
+        // One that is added from here on sees the snapshot that is in force already.
+        let _adding = self.adding.lock();
+        for (https, known) in [false, true].into_iter().zip(&self.plain) {
+            for (authority, destination) in known.load().iter() {
+                if *destination.policy() == **policy {
+                    continue;
+                }
+                let config = plain_config(authority, https, policy.clone());
+                match config.and_then(|config| Ok((connect_settings(&config)?, config))) {
+                    Ok((connect, config)) => destination.reconfigure(&config, connect),
+                    Err(error) => tracing::warn!(
+                        "mesh.destination" = &**authority,
+                        "the destination keeps its policy: {error}",
+                    ),
+                }
+            }
+        }
+    }
+
     fn add_plain(&self, authority: &str, https: bool) -> Result<Arc<Destination>, Error> {
-        let (host, port) = host_and_port(authority, if https { 443 } else { 80 })?;
-        let _writing = self.writing.lock();
+        let _adding = self.adding.lock();
         let known = self.plain[usize::from(https)].get();
         if let Some(found) = known.get(authority) {
             return Ok(found.clone());
         }
-        if known.len() >= PLAIN_LIMIT {
+        let policy = self.live.load().snapshot.default_policy().clone();
+        let config = plain_config(authority, https, policy)?;
+        if self.plain.iter().map(|known| known.load().len()).sum::<usize>() >= PLAIN_LIMIT {
             return Err(Error::new(
                 ErrorKind::NoDestination,
                 format!("{PLAIN_LIMIT} authorities without configuration are in use already; configure the ones you need"),
             )
             .with_destination(authority));
-        }
-        let mut config = DestinationConfig::plain(
-            host,
-            port,
-            self.live.load().snapshot.default_policy().clone(),
-        );
-        if https {
-            config.tls = Some(TlsConfig::for_host(host));
         }
         let connect = connect_settings(&config)?;
         let metrics = self.metrics.destination(authority);
@@ -344,6 +362,28 @@ impl Shared {
         self.plain[usize::from(https)].store(all);
         Ok(made)
     }
+}
+
+/// A call that begins now.
+fn new_call<B>(request: &Request<B>, policy: Arc<Policy>, destination: Arc<Destination>) -> Call {
+    let grpc = call::is_grpc(request.headers());
+    let mut call = Call::new(clock::now(), policy, grpc).to(destination);
+    call.idempotent = request.extensions().get().map(|Idempotent(declared)| *declared);
+    call
+}
+
+/// The configuration of an authority that has none.
+fn plain_config(
+    authority: &str,
+    https: bool,
+    policy: Arc<Policy>,
+) -> Result<DestinationConfig, Error> {
+    let (host, port) = host_and_port(authority, if https { 443 } else { 80 })?;
+    let mut config = DestinationConfig::plain(host, port, policy);
+    if https {
+        config.tls = Some(TlsConfig::for_host(host));
+    }
+    Ok(config)
 }
 
 /// How to connect to the endpoints of a destination.

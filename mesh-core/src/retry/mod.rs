@@ -39,6 +39,9 @@ pub struct Config {
     pub attempts: u32,
     /// On what. `connect-failure`, `refused-stream`, `reset`, `gateway-error`, `unavailable`.
     pub on: Conditions,
+    /// Whether a repeated call does no harm; none: GET, HEAD and OPTIONS do not. gRPC calls are
+    /// POST, so they are sent again after an answer only where this, or the caller, says so.
+    pub idempotent: Option<bool>,
     /// The wait before a retry.
     pub backoff: backoff::Config,
     /// Longest that one attempt may take to its response head; none: only the call's deadline.
@@ -56,6 +59,7 @@ impl Default for Config {
         Self {
             attempts: 1,
             on: Conditions::default(),
+            idempotent: None,
             backoff: backoff::Config::default(),
             per_try_timeout: None,
             body_limit: 64 << 10,
@@ -81,7 +85,7 @@ pub enum End<'a> {
 pub struct Attempted<'a> {
     /// The request's method.
     pub method: &'a Method,
-    /// What route or caller declare; by method otherwise.
+    /// What the caller declares; by policy, or else method, otherwise.
     pub idempotent: Option<bool>,
     /// How it ended.
     pub end: End<'a>,
@@ -98,7 +102,7 @@ impl<'a> Attempted<'a> {
         Self { method, idempotent: None, end, attempts: 1, rate_limited: false }
     }
 
-    /// What route or caller declare.
+    /// What the caller declares.
     #[must_use]
     pub const fn with_idempotent(mut self, idempotent: Option<bool>) -> Self {
         self.idempotent = idempotent;
@@ -119,8 +123,9 @@ impl<'a> Attempted<'a> {
         self
     }
 
-    fn is_idempotent(&self) -> bool {
+    fn is_idempotent(&self, config: &Config) -> bool {
         self.idempotent
+            .or(config.idempotent)
             .unwrap_or(matches!(*self.method, Method::GET | Method::HEAD | Method::OPTIONS))
     }
 }
@@ -195,7 +200,7 @@ pub fn decide(config: &Config, attempted: &Attempted<'_>) -> Verdict {
         End::Error(error) => !error.is_retryable(),
         End::Status(_) | End::Grpc(_) => true,
     };
-    if reached && !attempted.is_idempotent() {
+    if reached && !attempted.is_idempotent(config) {
         return Verdict::Stop { why: Stop::NotIdempotent };
     }
     if attempted.attempts > config.attempts {

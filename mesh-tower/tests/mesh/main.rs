@@ -1,9 +1,16 @@
 //! The linked stack end to end: `Mesh`, `Channel` and every layer between a call and real loopback
 //! sockets, under faults and under changes of configuration.
 
+mod cancel;
+mod config;
 mod down;
+#[cfg(feature = "tonic")]
+mod grpc;
+mod limits;
 mod load;
+mod names;
 mod retries;
+mod tls;
 
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;

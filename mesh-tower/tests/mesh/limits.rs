@@ -1,0 +1,90 @@
+//! Limits and breakers: refused at once, and for how long.
+
+use super::{LIMIT, get, mesh, policy, seen, service, state};
+use http::StatusCode;
+use mesh_tower::ErrorKind;
+use std::time::Duration;
+use testkit::endpoint::{Reply, ScriptedEndpoint};
+use testkit::until;
+use tokio::time::timeout;
+
+#[tokio::test]
+async fn one_request_too_many_is_refused_at_once() {
+    let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
+    let service = service("inventory", &[endpoint.address()]);
+    let mesh = mesh(&format!("{}{service}", policy("limits: { maxRequests: 2 }")));
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { get(&mesh, "http://inventory/").await })
+        })
+        .collect();
+    until("both are in flight", || endpoint.in_flight() == 2).await;
+
+    let error = timeout(LIMIT, get(&mesh, "http://inventory/")).await.expect("at once");
+    let error = error.expect_err("two are in flight");
+    assert_eq!(error.kind(), ErrorKind::Overflow, "{error}");
+    assert_eq!((error.destination(), error.attempts()), (Some("inventory"), 0), "{error}");
+    assert_eq!(endpoint.calls(), 2);
+
+    endpoint.set(Reply::status(200));
+    calls[0].abort();
+    until("one place is free", || endpoint.in_flight() == 1).await;
+    assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_breaker_opens_lets_one_probe_through_and_closes() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(503)).await;
+    let service = service("inventory", &[endpoint.address()]);
+    let breaker = "breaker: { consecutiveFailures: 3, open: 200ms, jitter: 0 }, \
+                   outlier: { consecutive5xx: 0 }, retry: { attempts: 0 }";
+    let mesh = mesh(&format!("{}{service}", policy(breaker)));
+    for _ in 0..3 {
+        let status = get(&mesh, "http://inventory/").await.expect("an answer");
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    let error = get(&mesh, "http://inventory/").await.expect_err("the breaker is open");
+    assert_eq!(error.kind(), ErrorKind::Overflow, "{error}");
+    assert!(error.message().starts_with("the breaker is open for another "), "{error}");
+    assert_eq!(error.endpoint(), Some(&*endpoint.address().to_string()));
+    assert_eq!(endpoint.calls(), 3);
+    let open = state(&mesh, "inventory", endpoint.address());
+    assert!(open.starts_with("breaker open: 3 failures in a row"), "{open}");
+
+    let due = "breaker open: 3 failures in a row, the next call is the probe";
+    until("it is due", || state(&mesh, "inventory", endpoint.address()) == due).await;
+    endpoint.set(Reply::status(200).after(Duration::from_millis(200)));
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { get(&mesh, "http://inventory/").await })
+        })
+        .collect();
+    let mut served = 0;
+    for call in calls {
+        match call.await.expect("does not panic") {
+            Ok(status) => served += u32::from(status == StatusCode::OK),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Overflow, "{error}"),
+        }
+    }
+    assert_eq!((served, endpoint.calls()), (1, 4), "one probe");
+
+    assert_eq!(state(&mesh, "inventory", endpoint.address()), "ready");
+    assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_open_breaker_sends_calls_elsewhere() {
+    let bad = ScriptedEndpoint::http1(Reply::status(503)).await;
+    let good = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let service = service("inventory", &[bad.address(), good.address()]);
+    let breaker = "breaker: { consecutiveFailures: 2, open: 60s }, pick: { policy: RoundRobin }";
+    let mesh = mesh(&format!("{}{service}", policy(breaker)));
+    for _ in 0..50 {
+        assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+    }
+    assert_eq!(bad.calls(), 2);
+    assert_eq!(seen(&mesh, "inventory").retries, 2);
+}

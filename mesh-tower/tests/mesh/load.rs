@@ -6,10 +6,14 @@ use http_body_util::BodyExt;
 use mesh_tower::{Body, Channel, Mesh};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
+
+/// Longer than a part of the load takes, however many calls it is raised to.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Calls of the load test; `MESH_TEST_CALLS` raises it.
 fn wanted_calls() -> u64 {
@@ -45,7 +49,12 @@ impl Load {
     }
 
     pub(super) async fn reach(&self, calls: u64) {
-        testkit::until("the load goes on", || self.made.load(SeqCst) >= calls).await;
+        let reached = async {
+            while self.made.load(SeqCst) < calls {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, reached).await.expect("the load goes on");
     }
 
     /// Waits for the end, and returns what failed.
@@ -78,8 +87,7 @@ async fn three(reply: Reply) -> (Vec<ScriptedEndpoint>, Mesh) {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_fast_does_not_attract_calls() {
-    let (endpoints, mesh) =
-        three(Reply::status(200).after(std::time::Duration::from_millis(2))).await;
+    let (endpoints, mesh) = three(Reply::status(200).after(Duration::from_millis(2))).await;
     endpoints[0].set(Reply::status(503));
 
     let mut failed = 0;

@@ -5,8 +5,8 @@
 //! 1. *pick* compares a few endpoints by load among those that can be picked: reachable, not
 //!    ejected, breaker not open, not tried before by this call. Below the panic threshold it
 //!    picks among all.
-//! 2. *admit* asks the endpoint's breaker; its refusal is an error that a retry may answer with
-//!    another endpoint.
+//! 2. *admit* asks the endpoint's limit of requests and its breaker, where there are such; a
+//!    refusal is an error that a retry may answer with another endpoint.
 //! 3. *send* hands the request to a connection of the endpoint, opened if none is free.
 //!
 //! An endpoint that cannot be connected to is out at once, and a background task tries it, with
@@ -28,6 +28,7 @@ use crate::workers::Worker;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
+use mesh_core::limit::{Kind, UNLIMITED};
 use mesh_core::{Error, ErrorKind, Failure, Timestamp};
 use std::fmt;
 use std::future::Future;
@@ -35,6 +36,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
+use tracing::{Level, Span, span_enabled};
 
 /// See the [module docs](self).
 #[derive(Clone, Debug)]
@@ -123,15 +125,24 @@ async fn attempt(
 ) -> Result<Response<Counted<ResponseBody>>, Error> {
     let (endpoint, started) = pick(&destination, &call).await?;
     let shared = destination.shared();
+    let refused = |why: String| {
+        shared.metrics.shed(ErrorKind::Overflow);
+        Error::new(ErrorKind::Overflow, why)
+            .with_destination(destination.label().clone())
+            .with_endpoint(endpoint.id())
+    };
+    let permit = match call.policy.endpoint_limits.max_requests {
+        UNLIMITED => None,
+        _ => {
+            let permit = endpoint.limits().acquire(Kind::Request);
+            Some(permit.map_err(|overflow| refused(format!("at the endpoint, {overflow}")))?)
+        }
+    };
     let admission = match &call.policy.breaker {
         None => None,
         Some(config) => {
-            Some(endpoint.breaker().try_acquire(started, config).map_err(|refused| {
-                shared.metrics.shed(ErrorKind::Overflow);
-                Error::new(ErrorKind::Overflow, refused.to_string())
-                    .with_destination(destination.label().clone())
-                    .with_endpoint(endpoint.id())
-            })?)
+            let admission = endpoint.breaker().try_acquire(started, config);
+            Some(admission.map_err(|open| refused(open.to_string()))?)
         }
     };
     endpoint.connections.attempted();
@@ -145,7 +156,8 @@ async fn attempt(
         started,
         admission,
         call.grpc,
-    );
+    )
+    .with_permit(permit);
     match sending.send(request, protocol).await {
         Ok(mut response) => {
             if ticket.head(&response).is_failure() {
@@ -181,7 +193,14 @@ async fn pick(
     let mut now = if call.attempt <= 1 { call.started } else { clock::now() };
     loop {
         match destination.pick(now, &call.tried) {
-            Ok(endpoint) => return Ok((endpoint, now)),
+            Ok((endpoint, reason)) => {
+                if span_enabled!(Level::DEBUG) {
+                    Span::current()
+                        .record("mesh.endpoint", endpoint.id().as_str())
+                        .record("mesh.pick_reason", reason.as_str());
+                }
+                return Ok((endpoint, now));
+            }
             Err(Unpicked::Final(error)) => return Err(error),
             Err(Unpicked::Unresolved) => {
                 destination.resolved().await;

@@ -22,7 +22,7 @@ use mesh_core::health::EndpointState;
 use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
 use mesh_core::limit::Limits;
-use mesh_core::pick::{NoPick, Picker};
+use mesh_core::pick::{NoPick, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::backoff;
 use mesh_core::retry::budget::Budget;
@@ -185,6 +185,9 @@ impl Destination {
         if old.outlier != policy.outlier {
             self.detector.store(Detector::new(policy.outlier.clone()));
         }
+        for member in self.picker.load().set().members() {
+            member.endpoint.limits().reconfigure(&policy.endpoint_limits);
+        }
         self.shared.limits.reconfigure(&policy.limits);
         self.shared.budget.reconfigure(&policy.budget);
     }
@@ -218,10 +221,10 @@ impl Destination {
         &self,
         now: Timestamp,
         tried: &[EndpointId],
-    ) -> Result<Arc<Endpoint>, Unpicked> {
+    ) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
         let picker = self.picker.load();
         match picker.pick(now, tried, &mut || fastrand::u64(..)) {
-            Ok(picked) => Ok(picked.member.endpoint.clone()),
+            Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
             Err(NoPick::AllOut { example, .. }) => {
                 Err(Unpicked::Final(self.all_out(picker.set(), &example)))
             }
@@ -371,9 +374,13 @@ impl Destination {
                 Connections::new(addresses, hostname, source.connect.clone())
             })
         });
+        let policy = self.policy.get();
+        for member in set.members() {
+            member.endpoint.limits().reconfigure(&policy.endpoint_limits);
+        }
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
-        self.picker.store(Picker::new(set, self.policy.load().pick.clone()));
+        self.picker.store(Picker::new(set, policy.pick.clone()));
         drop(source);
         self.resolution.send_replace(Resolution::Known);
         for member in old.set().members() {
@@ -620,6 +627,10 @@ impl Observe for Destination {
         Observed { endpoints, budget_remaining: Some(u64::from(self.shared.budget.remaining(now))) }
     }
 }
+
+#[cfg(test)]
+#[path = "destination_tests.rs"]
+pub(crate) mod tests;
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -75,7 +75,7 @@ async fn pick(
 ) -> Result<Arc<Endpoint>, Error> {
     loop {
         match destination.pick(clock::now(), tried) {
-            Ok(endpoint) => return Ok(endpoint),
+            Ok((endpoint, _)) => return Ok(endpoint),
             Err(Unpicked::Final(error)) => return Err(error),
             Err(Unpicked::Unresolved) => destination.resolved().await,
         }

@@ -19,6 +19,7 @@ use crate::destination::{Destination, Endpoint};
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::health::breaker::Admission;
+use mesh_core::limit::Permit;
 use mesh_core::retry::pushback;
 use mesh_core::{Error, GrpcCode, Outcome, Policy, Timestamp};
 use pin_project_lite::pin_project;
@@ -34,6 +35,8 @@ pub(crate) struct Ticket {
     endpoint: Arc<Endpoint>,
     started: Timestamp,
     admission: Option<Admission>,
+    /// Its place under the endpoint's limit, if it has one.
+    permit: Option<Permit>,
     grpc: bool,
     /// The outcome is recorded; only the end is still to come.
     decided: bool,
@@ -49,7 +52,22 @@ impl Ticket {
         grpc: bool,
     ) -> Self {
         endpoint.load().begin();
-        Self { destination, policy, endpoint, started, admission, grpc, decided: false }
+        Self {
+            destination,
+            policy,
+            endpoint,
+            started,
+            admission,
+            permit: None,
+            grpc,
+            decided: false,
+        }
+    }
+
+    /// With its place under the endpoint's limit.
+    pub(crate) fn with_permit(mut self, permit: Option<Permit>) -> Self {
+        self.permit = permit;
+        self
     }
 
     /// The response head is here: one clock read, and for HTTP the whole verdict.
@@ -126,6 +144,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.permit = None;
         self.endpoint.load().end();
         if self.admission.is_some() {
             self.tell_breaker(clock::now(), Outcome::Cancelled);
@@ -196,3 +215,7 @@ impl<B> fmt::Debug for Counted<B> {
         f.debug_struct("Counted").field("in_flight", &self.ticket.is_some()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "ticket_tests.rs"]
+mod tests;

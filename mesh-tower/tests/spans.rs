@@ -3,7 +3,7 @@
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use mesh_tower::telemetry::{Metrics, TelemetryLayer};
-use mesh_tower::{Body, Error, ErrorKind};
+use mesh_tower::{Body, Error, ErrorKind, Mesh};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -51,6 +51,40 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
             values.record(seen);
         }
     }
+}
+
+/// Calls a destination where nobody listens, through the whole stack.
+#[tokio::test]
+async fn the_stack_says_which_rule_and_which_endpoint() {
+    let recorder = Recorder::default();
+    let subscriber = Registry::default().with(recorder.clone());
+    let _default = tracing::subscriber::set_default(subscriber);
+    let config = "apiVersion: mesh/v1\nkind: Service\nmetadata: { name: inventory }\n\
+                  spec: { endpoints: { static: ['127.0.0.1:1'] } }\n";
+    let mesh = Mesh::builder().config_text("test", config).build().expect("valid");
+    let request = Request::get("http://inventory/").body(Body::empty()).expect("valid");
+    mesh.http().oneshot(request).await.expect_err("nobody listens");
+    let seen = recorder.0.lock().expect("not poisoned").clone();
+    let span = |name| seen.values().find(|span| span.name == name).expect(name);
+    let rule = &mesh
+        .snapshot()
+        .route(
+            &mesh_core::route::RouteRequest::new(
+                "inventory",
+                &http::Method::GET,
+                "/",
+                None,
+                &http::HeaderMap::new(),
+            ),
+            &mut || 0,
+        )
+        .expect("a rule")
+        .rule
+        .name
+        .clone();
+    assert_eq!(span("call").fields["mesh.route"], **rule);
+    assert_eq!(span("attempt").fields["mesh.endpoint"], "127.0.0.1:1");
+    assert_eq!(span("attempt").fields["mesh.pick_reason"], "only");
 }
 
 async fn recorded(

@@ -136,6 +136,19 @@ pub enum Reason {
     Retried,
 }
 
+impl Reason {
+    /// The word for spans and pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chosen => "chosen",
+            Self::Only => "only",
+            Self::Panic => "panic",
+            Self::Retried => "retried",
+        }
+    }
+}
+
 /// No endpoint can be picked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

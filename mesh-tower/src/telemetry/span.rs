@@ -19,6 +19,7 @@ use tracing::{Span, debug_span};
 
 /// The span of a call or of one attempt; disabled if no subscriber wants it.
 pub(super) fn start<B>(scope: Scope, request: &Request<B>, destination: &str, grpc: bool) -> Span {
+    let pinned = || request.extensions().get::<Call>();
     match scope {
         Scope::Call => debug_span!(
             "call",
@@ -31,11 +32,12 @@ pub(super) fn start<B>(scope: Scope, request: &Request<B>, destination: &str, gr
             rpc.response.status_code = Empty,
             "error.type" = Empty,
             mesh.destination = destination,
+            mesh.route = pinned().and_then(|call| call.rule.as_deref()).map(|rule| &*rule.name),
             trace_id = Empty,
             span_id = Empty,
         ),
         Scope::Attempt => {
-            let attempt = request.extensions().get::<Call>().map_or(1, |call| call.attempt);
+            let attempt = pinned().map_or(1, |call| call.attempt);
             debug_span!(
                 "attempt",
                 otel.name = display(Name { request, grpc }),

@@ -88,3 +88,24 @@ async fn an_open_breaker_sends_calls_elsewhere() {
     assert_eq!(bad.calls(), 2);
     assert_eq!(seen(&mesh, "inventory").retries, 2);
 }
+
+#[tokio::test]
+async fn an_endpoint_at_its_limit_sends_calls_elsewhere() {
+    let slow = ScriptedEndpoint::http1(Reply::hang()).await;
+    let other = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let service = service("inventory", &[slow.address(), other.address()]);
+    let limit = "endpointLimits: { maxRequests: 1 }, pick: { policy: RoundRobin }";
+    let mesh = mesh(&format!("{}{service}", policy(limit)));
+    let stuck: Vec<_> = (0..2)
+        .map(|_| {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { get(&mesh, "http://inventory/").await })
+        })
+        .collect();
+    until("one is stuck", || slow.in_flight() == 1 && other.calls() == 1).await;
+    for _ in 0..20 {
+        assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+    }
+    assert_eq!(slow.calls(), 1);
+    drop(stuck);
+}

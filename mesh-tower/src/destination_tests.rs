@@ -1,0 +1,99 @@
+use super::*;
+use crate::telemetry::Metrics;
+
+/// A destination with this endpoint, found by discovery.
+pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoint>) {
+    let destination = start("127.0.0.1", policy);
+    destination.resolved().await;
+    let Ok((endpoint, _)) = destination.pick(clock::now(), &[]) else { panic!("an endpoint") };
+    (destination, endpoint)
+}
+
+fn start(host: &str, policy: Policy) -> Arc<Destination> {
+    let config = DestinationConfig::plain(host, 9, Arc::new(policy));
+    let connect = Arc::new(connect::Settings::default());
+    let mut dns = mesh_discovery::dns::Config::default();
+    // Nobody listens there.
+    dns.servers = vec![([127, 0, 0, 1], 1).into()];
+    let environment = Environment { dns: Dns::new(dns), runtime: Handle::current(), workers: 1 };
+    let metrics = Metrics::new().destination(host);
+    Destination::start(host.into(), &config, connect, &environment, metrics)
+}
+
+fn refusal(destination: &Destination) -> Option<Error> {
+    match destination.pick(clock::now(), &[]) {
+        Err(Unpicked::Final(error)) => Some(error),
+        Err(Unpicked::Unresolved) | Ok(_) => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_waits_for_discovery() {
+    let destination = start("127.0.0.1", Policy::default());
+    assert!(matches!(destination.pick(clock::now(), &[]), Err(Unpicked::Unresolved)));
+    destination.resolved().await;
+    let Ok((endpoint, reason)) = destination.pick(clock::now(), &[]) else { panic!("resolved") };
+    assert_eq!((endpoint.id().as_str(), reason), ("127.0.0.1:9", Reason::Only));
+    destination.resolved().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_does_not_resolve_fails_calls_with_the_reason() {
+    let destination = start("nowhere.example", Policy::default());
+    destination.resolved().await;
+    let error = refusal(&destination).expect("discovery has failed");
+    assert_eq!((error.kind(), error.destination()), (ErrorKind::Dns, Some("nowhere.example")));
+    assert!(error.message().contains("nowhere.example"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_set_is_an_answer() {
+    let (destination, _) = destination(Policy::default()).await;
+    let generation = destination.source.lock().generation;
+    destination.update(generation, false, Vec::new());
+    let error = refusal(&destination).expect("nobody serves it");
+    assert_eq!(
+        (error.kind(), error.message()),
+        (ErrorKind::NoHealthyEndpoint, "it has no endpoints")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_replaced_is_not_believed() {
+    let (destination, endpoint) = destination(Policy::default()).await;
+    let generation = destination.source.lock().generation;
+    destination.update(generation - 1, false, Vec::new());
+    let Ok((still, _)) = destination.pick(clock::now(), &[]) else { panic!("unchanged") };
+    assert!(Arc::ptr_eq(&still, &endpoint));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_reach_says_so_until_it_can() {
+    let (destination, endpoint) = destination(Policy::default()).await;
+    let refused = Error::new(ErrorKind::Connect, "it refused").with_endpoint(endpoint.id());
+    destination.unreachable(&endpoint, &refused);
+    for _ in 0..2 {
+        let error = refusal(&destination).expect("unreachable");
+        assert_eq!(error.kind(), ErrorKind::NoHealthyEndpoint);
+        assert_eq!(error.message(), "its only endpoint cannot be reached: it refused");
+        assert_eq!(error.endpoint(), Some("127.0.0.1:9"));
+        // A further failure is no news: neither the state nor the task is a second one.
+        destination.unreachable(&endpoint, &refused);
+    }
+
+    endpoint.health().set_reachable();
+    endpoint.connections.found();
+    let expired = Error::new(ErrorKind::TlsExpired, "it has expired");
+    destination.unreachable(&endpoint, &expired);
+    assert_eq!(refusal(&destination).expect("unreachable").kind(), ErrorKind::TlsExpired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_ends_with_its_last_user() {
+    let (destination, _) = destination(Policy::default()).await;
+    let task = destination.source.lock().task.clone().expect("it runs");
+    drop(destination);
+    while !task.is_finished() {
+        tokio::task::yield_now().await;
+    }
+}

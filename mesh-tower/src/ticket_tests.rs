@@ -1,0 +1,119 @@
+use super::*;
+use crate::destination::tests::destination;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt, Full};
+use mesh_core::ErrorKind;
+use mesh_core::health::breaker;
+use std::time::Duration;
+use tokio::time::advance;
+
+const INITIAL: f64 = 0.03;
+
+async fn ticket(grpc: bool) -> (Ticket, Arc<Endpoint>) {
+    let (destination, endpoint) = destination(Policy::default()).await;
+    let policy = destination.policy();
+    // The estimate begins at the first look at it.
+    assert!((seconds(&endpoint) - INITIAL).abs() < 1e-3);
+    (Ticket::new(destination, policy, endpoint.clone(), clock::now(), None, grpc), endpoint)
+}
+
+/// The load of an endpoint, in seconds.
+fn seconds(endpoint: &Endpoint) -> f64 {
+    endpoint.load().peak_ewma(clock::now(), &mesh_core::load::Config::default())
+}
+
+fn response(status: StatusCode) -> http::response::Builder {
+    Response::builder().status(status)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_records_the_latency_and_the_end_the_attempt() {
+    let (mut ticket, endpoint) = ticket(false).await;
+    advance(Duration::from_millis(200)).await;
+    let head = response(StatusCode::OK).body(()).expect("valid");
+    assert_eq!(ticket.head(&head), Outcome::Success);
+    assert_eq!(endpoint.load().in_flight(), 1);
+    assert!((seconds(&endpoint) - 0.4).abs() < 0.01, "twice 200 ms: {}", seconds(&endpoint));
+    drop(ticket);
+    assert_eq!(endpoint.load().in_flight(), 0);
+    assert!((seconds(&endpoint) - 0.2).abs() < 0.01, "{}", seconds(&endpoint));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_weighs_five_seconds_or_what_the_server_asks_for() {
+    for (asked, expected) in [(None, 5.0), (Some("60"), 60.0)] {
+        let (mut ticket, endpoint) = ticket(false).await;
+        let mut head = response(StatusCode::SERVICE_UNAVAILABLE);
+        if let Some(asked) = asked {
+            head = head.header("retry-after", asked);
+        }
+        assert!(ticket.head(&head.body(()).expect("valid")).is_failure());
+        drop(ticket);
+        assert!((seconds(&endpoint) - expected).abs() < 0.01, "{}", seconds(&endpoint));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpc_is_judged_by_its_trailers() {
+    for (status, expected) in [(Some("0"), 0.1), (Some("14"), 5.0), (None, 5.0)] {
+        let (mut ticket, endpoint) = ticket(true).await;
+        advance(Duration::from_millis(100)).await;
+        let head = response(StatusCode::OK).body(()).expect("valid");
+        assert_eq!(ticket.head(&head), Outcome::Success, "no verdict yet");
+        let trailers = status.map(|status| {
+            Ok(HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                http::HeaderValue::from_static(status),
+            )]))
+        });
+        let body = Full::new(Bytes::from_static(b"message"))
+            .map_err(|never| match never {})
+            .with_trailers(std::future::ready(trailers));
+        let whole = Counted::new(body, ticket).collect().await;
+        assert!(whole.is_ok());
+        assert_eq!(endpoint.load().in_flight(), 0);
+        assert!((seconds(&endpoint) - expected).abs() < 0.01, "{}", seconds(&endpoint));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_errors_that_the_endpoint_made_count_against_it() {
+    for (kind, expected) in [
+        (ErrorKind::Connect, 5.0),
+        (ErrorKind::RemoteReset, 5.0),
+        (ErrorKind::CallerGone, INITIAL),
+        (ErrorKind::LocalReset, INITIAL),
+    ] {
+        let (mut ticket, endpoint) = ticket(false).await;
+        ticket.error(&kind.into());
+        drop(ticket);
+        assert!((seconds(&endpoint) - expected).abs() < 0.01, "{kind:?}: {}", seconds(&endpoint));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_attempt_says_nothing_and_gives_the_probe_back() {
+    let mut policy = Policy::default();
+    let mut config = breaker::Config::default();
+    (config.consecutive_failures, config.jitter) = (1, 0);
+    policy.breaker = Some(config.clone());
+    let (destination, endpoint) = destination(policy).await;
+    let open = |admission| {
+        let policy = destination.policy();
+        let (destination, endpoint) = (destination.clone(), endpoint.clone());
+        Ticket::new(destination, policy, endpoint, clock::now(), Some(admission), false)
+    };
+    let admission = endpoint.breaker().try_acquire(clock::now(), &config).expect("closed");
+    open(admission).error(&ErrorKind::RemoteReset.into());
+    assert!(endpoint.breaker().try_acquire(clock::now(), &config).is_err(), "open");
+
+    advance(Duration::from_secs(2)).await;
+    let probe = endpoint.breaker().try_acquire(clock::now(), &config).expect("half-open");
+    assert!(endpoint.breaker().try_acquire(clock::now(), &config).is_err(), "one probe");
+    drop(open(probe));
+    let probe = endpoint.breaker().try_acquire(clock::now(), &config).expect("the next probe");
+    open(probe).head(&response(StatusCode::OK).body(()).expect("valid"));
+    assert!(endpoint.breaker().is_closed());
+    assert_eq!(endpoint.load().in_flight(), 0);
+}

@@ -178,6 +178,8 @@ async fn attempt(
                 if let Some(down) = destination.down(&error) {
                     error = down;
                 }
+            } else if error.failure() == Some(Failure::Reset) {
+                destination.suspect(&endpoint, &error);
             }
             Err(error)
         }

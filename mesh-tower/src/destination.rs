@@ -348,6 +348,26 @@ impl Destination {
         self.environment.runtime.spawn(task);
     }
 
+    /// A connection broke under an attempt: asks in the background whether the endpoint still
+    /// accepts any, so that a dead one is out before the next call picks it.
+    pub(crate) fn suspect(self: &Arc<Self>, endpoint: &Arc<Endpoint>, error: &Error) {
+        // Over HTTP/2 it may be one stream that was reset, which says nothing about the rest.
+        let stream = error.kind() == ErrorKind::RemoteReset
+            && endpoint.connections.all().any(|connections| connections.counts().http2 > 0);
+        if stream || endpoint.health().is_unreachable() || !endpoint.connections.begin_asking() {
+            return;
+        }
+        let (destination, endpoint) = (Arc::downgrade(self), endpoint.clone());
+        let protocol = self.policy.load().protocol;
+        self.environment.runtime.spawn(async move {
+            let reached = endpoint.connections.of(Worker::default()).probe(protocol).await;
+            endpoint.connections.end_asking();
+            if let (Err(error), Some(destination)) = (reached, destination.upgrade()) {
+                destination.unreachable(&endpoint, &error.with_endpoint(endpoint.id()));
+            }
+        });
+    }
+
     /// What a failed connection says when there is no other endpoint that could be picked.
     pub(crate) fn down(&self, error: &Error) -> Option<Error> {
         let picker = self.picker.load();

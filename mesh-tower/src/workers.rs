@@ -7,7 +7,7 @@ use crate::connect::Connections;
 use mesh_core::Error;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Index of a worker: 0 in a linked service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,12 +21,19 @@ pub(crate) struct Workers {
     attempts: AtomicU64,
     /// Why connecting failed last, while a task tries to reach it.
     cause: Mutex<Option<Error>>,
+    /// A task is asking whether it can be reached.
+    asking: AtomicBool,
 }
 
 impl Workers {
     pub(crate) fn new(count: usize, mut make: impl FnMut() -> Connections) -> Self {
         let connections = (0..count.max(1)).map(|_| Arc::new(make())).collect();
-        Self { connections, attempts: AtomicU64::new(0), cause: Mutex::new(None) }
+        Self {
+            connections,
+            attempts: AtomicU64::new(0),
+            cause: Mutex::new(None),
+            asking: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn attempted(&self) {
@@ -45,6 +52,16 @@ impl Workers {
     /// Notes that it was reached again.
     pub(crate) fn found(&self) {
         *self.cause.lock() = None;
+    }
+
+    /// Notes that the caller asks whether it can be reached; false if somebody does already.
+    pub(crate) fn begin_asking(&self) -> bool {
+        !self.asking.swap(true, Relaxed)
+    }
+
+    /// Notes that the answer is there.
+    pub(crate) fn end_asking(&self) {
+        self.asking.store(false, Relaxed);
     }
 
     /// Why it cannot be reached, if it cannot.

@@ -144,3 +144,30 @@ async fn a_call_that_waits_for_its_only_endpoint_says_whom_it_waited_for() {
     assert_eq!(error.kind(), ErrorKind::Deadline);
     assert_eq!(error.destination(), Some("inventory"), "{error}");
 }
+
+#[tokio::test]
+async fn a_connection_that_breaks_takes_a_dead_endpoint_out_before_the_next_call() {
+    let mut endpoints = vec![
+        ScriptedEndpoint::http1(Reply::status(200).after(LIMIT)).await,
+        ScriptedEndpoint::http1(Reply::status(200)).await,
+    ];
+    let service = service("inventory", &addresses(&endpoints));
+    let mesh = mesh(&format!("{}{service}", policy("pick: { policy: RoundRobin }")));
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { get(&mesh, "http://inventory/").await })
+        })
+        .collect();
+    until("one of two is in flight there", || endpoints[0].calls() == 1).await;
+
+    endpoints[0].kill().await;
+
+    for call in calls {
+        let status = timeout(LIMIT, call).await.expect("in time").expect("no panic");
+        assert_eq!(status.expect("tried again elsewhere"), StatusCode::OK);
+    }
+    let there = endpoints[0].address();
+    until("it is out", || state(&mesh, "inventory", there).starts_with("unreachable: ")).await;
+    assert_eq!(attempts(&mesh, "inventory", there), 1, "no other call found out");
+}

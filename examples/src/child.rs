@@ -73,9 +73,20 @@ fn spawn(args: &[String], log: &Path) -> io::Result<tokio::process::Child> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
     Command::new(std::env::current_exe()?)
         .args(args)
-        .stdin(Stdio::null())
+        // Ends the child should this process be killed: see `end_with_parent`.
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log)
+        // A Ctrl-C is for this process alone.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
+}
+
+/// In a child: exits when the standard input closes, which is when the parent is gone.
+pub(crate) fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(0);
+    });
 }

@@ -1,22 +1,22 @@
 //! Steady load on the dashboard, and what came back.
 
-use crate::processes::Processes;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use mesh_tower::Body;
 use mesh_tower::connect::{Connections, Protocol, Settings};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Longest a user of the dashboard waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Calls of one kind since the last [`Tally::take`].
+/// Calls that came to their end.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) calls: u64,
@@ -59,84 +59,169 @@ impl Tally {
         self.latency.value_at_quantile(quantile) as f64 / 1000.0
     }
 
-    fn record(&mut self, took: Duration, error: Option<String>) {
+    fn record(&mut self, took: Duration, error: Option<&str>) {
         self.calls += 1;
         // The histogram grows on demand: what it cannot hold is longer than 50 days.
         let _ = self.latency.record(took.as_micros() as u64);
-        if error.is_some() {
+        if let Some(error) = error {
             self.failed += 1;
-            self.last_error = error;
+            self.last_error = Some(error.to_owned());
         }
     }
 }
 
+/// Tallies are shared between the calls under way and whoever looks.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(Arc<Mutex<Tally>>);
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Tally::new())))
+    }
+
+    /// What is counted so far.
+    pub(crate) fn tally(&self) -> Tally {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take(&self) -> Tally {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Tally::new())
+    }
+
+    pub(crate) fn record(&self, took: Duration, error: Option<&str>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).record(took, error);
+    }
+}
+
 /// One open loop: a call is due at a fixed rate, whatever became of those before.
+#[derive(Debug)]
 pub(crate) struct Load {
-    tally: Arc<Mutex<Tally>>,
-    task: AbortHandle,
+    recent: Shared,
+    phase: watch::Sender<Shared>,
+    task: JoinHandle<()>,
 }
 
 impl Load {
-    pub(crate) fn start(processes: &Processes, path: &'static str, rate: u32) -> Self {
-        let tally = Arc::new(Mutex::new(Tally::new()));
-        let task =
-            tokio::spawn(drive(processes.dashboard, path, rate, tally.clone())).abort_handle();
-        Self { tally, task }
+    pub(crate) fn start(dashboard: SocketAddr, path: &'static str, rate: u32) -> Self {
+        let recent = Shared::new();
+        let (phase, phases) = watch::channel(Shared::new());
+        let task = tokio::spawn(drive(dashboard, path, rate, recent.clone(), phases));
+        Self { recent, phase, task }
     }
 
-    /// What came since the last time.
-    pub(crate) fn take(&self) -> Tally {
-        std::mem::replace(
-            &mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner),
-            Tally::new(),
-        )
+    /// Begins a phase. A call counts where it began, so that a fault is not held against the
+    /// phase after it.
+    pub(crate) fn phase(&self) -> Shared {
+        let tally = Shared::new();
+        self.phase.send_replace(tally.clone());
+        tally
+    }
+
+    /// What came to its end since the last time.
+    pub(crate) fn take_recent(&self) -> Tally {
+        self.recent.take()
+    }
+
+    /// Begins no more calls, and waits for those under way.
+    pub(crate) async fn finish(self) {
+        drop(self.phase);
+        // It fails only if it panicked, which is on the screen already.
+        let _ = self.task.await;
     }
 }
 
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn drive(dashboard: SocketAddr, path: &'static str, rate: u32, tally: Arc<Mutex<Tally>>) {
+async fn drive(
+    dashboard: SocketAddr,
+    path: &'static str,
+    rate: u32,
+    recent: Shared,
+    phases: watch::Receiver<Shared>,
+) {
     let connections =
         Arc::new(Connections::new(vec![dashboard], None, Arc::new(Settings::default())));
     let mut due = interval(Duration::from_secs(1) / rate);
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut calls = JoinSet::new();
-    loop {
+    // The sender is gone when the load is to end.
+    while phases.has_changed().is_ok() {
         let start = due.tick().await;
         while calls.try_join_next().is_some() {}
-        let (connections, tally) = (connections.clone(), tally.clone());
+        let (connections, recent) = (connections.clone(), recent.clone());
+        let phase = phases.borrow().clone();
         calls.spawn(async move {
-            let error = match tokio::time::timeout(PATIENCE, get(&connections, path)).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some(format!("no answer within {PATIENCE:?}")),
-            };
-            tally
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .record(Instant::now() - start, error);
+            let error = get(&connections, path).await.err();
+            let took = start.elapsed();
+            phase.record(took, error.as_deref());
+            recent.record(took, error.as_deref());
         });
     }
+    while calls.join_next().await.is_some() {}
 }
 
-/// One GET; anything but 200 is an error.
+/// One GET; anything but 200 is an error, and so is a wait that is too long.
 pub(crate) async fn get(connections: &Arc<Connections>, path: &str) -> Result<Bytes, String> {
-    let request = Request::get(format!("http://dashboard{path}"))
-        .body(Body::empty())
-        .map_err(|error| error.to_string())?;
-    let response = connections
-        .send(request, Protocol::Http1)
+    let answer = async {
+        let request = Request::get(format!("http://dashboard{path}"))
+            .body(Body::empty())
+            .map_err(|error| error.to_string())?;
+        let response = connections
+            .send(request, Protocol::Http1)
+            .await
+            .map_err(|failed| failed.error.to_string())?;
+        let status = response.status();
+        let body =
+            response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+        if status == StatusCode::OK {
+            Ok(body)
+        } else {
+            Err(format!("{status}: {}", String::from_utf8_lossy(&body)))
+        }
+    };
+    timeout(PATIENCE, answer)
         .await
-        .map_err(|failed| failed.error.to_string())?;
-    let status = response.status();
-    let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-    if status == http::StatusCode::OK {
-        Ok(body)
-    } else {
-        Err(format!("{status}: {}", String::from_utf8_lossy(&body)))
+        .unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_counts_and_adds() {
+        let (mut one, mut other) = (Tally::new(), Tally::new());
+        for ms in 1..=99 {
+            one.record(Duration::from_millis(ms), None);
+        }
+        other.record(Duration::from_secs(2), Some("503"));
+        one.add(&other);
+        assert_eq!((one.calls, one.failed, one.last_error.as_deref()), (100, 1, Some("503")));
+        assert!((one.success() - 99.0).abs() < 1e-9);
+        assert!((one.ms(0.5) - 50.0).abs() < 0.5, "{}", one.ms(0.5));
+        assert!((one.ms(1.0) - 2000.0).abs() < 20.0, "{}", one.ms(1.0));
+        assert!((Tally::new().success() - 100.0).abs() < 1e-9);
+    }
+
+    #[tokio::test]
+    async fn a_call_counts_in_the_phase_in_which_it_began() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (accepted, mut waiting) = tokio::sync::mpsc::channel(1);
+        let address = listener.local_addr().unwrap();
+        // Takes connections and answers none of them until the test says so.
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if accepted.send(stream).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let load = Load::start(address, "/", 10);
+        let first = load.phase();
+        let stream = waiting.recv().await.unwrap();
+        let second = load.phase();
+        // Closed without an answer: the call failed.
+        drop((stream, waiting));
+        load.finish().await;
+        assert_eq!(first.tally().failed, 1);
+        assert_eq!(second.tally().calls, second.tally().failed);
     }
 }

@@ -15,8 +15,11 @@ mod faults;
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
 mod greeter_proto;
 mod load;
+mod phase;
 mod processes;
+mod recent;
 mod report;
+mod run;
 mod services;
 mod view;
 
@@ -61,12 +64,15 @@ enum Role {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.role.is_some() {
+        child::end_with_parent();
+    }
     let done = match args.role {
         Some(Role::Sidecar(proxy)) => return mesh_proxy::run(*proxy),
         Some(Role::Counting(args)) => block_on(services::counting::run(args)),
         Some(Role::Greeter(args)) => block_on(services::greeter::run(args)),
         Some(Role::Dashboard(args)) => block_on(services::dashboard::run(args)),
-        None => block_on(faults::run(Duration::from_secs(args.seconds), args.rate, args.plain)),
+        None => block_on(run::run(Duration::from_secs(args.seconds), args.rate, args.plain)),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

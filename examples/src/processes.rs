@@ -2,6 +2,7 @@
 
 use crate::certificates::{Authority, Identity};
 use crate::child::Child;
+use crate::phase::Names;
 use crate::services::counting::Fault;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -69,6 +70,12 @@ impl Processes {
     }
 }
 
+impl Processes {
+    pub(crate) fn names(&self) -> Names {
+        self.counting.iter().map(|one| (one.address.to_string(), one.name)).collect()
+    }
+}
+
 impl Instance {
     /// Links the mesh and serves mTLS by itself.
     fn linked(name: &'static str, own: &Identity, folder: &Path) -> io::Result<Self> {
@@ -76,7 +83,7 @@ impl Instance {
         let mut args = counting(name, address, control);
         args.extend(mtls(own));
         let service = Child::start(&format!("counting {name}"), args, folder)?;
-        Ok(Self { name, address, what: "mesh linked", control, service, sidecar: None })
+        Ok(Self { name, address, what: "linked", control, service, sidecar: None })
     }
 
     /// Serves plain HTTP, and knows nothing of the mesh; its sidecar serves mTLS.
@@ -91,7 +98,7 @@ impl Instance {
         args.extend(arguments(&["--tls-client-ca", &text(&own.ca), "--workers", "1"]));
         args.extend(arguments(&["--admin", "127.0.0.1:0"]));
         let sidecar = Some(Child::start(&format!("sidecar {name}"), args, folder)?);
-        Ok(Self { name, address, what: "behind sidecar", control, service, sidecar })
+        Ok(Self { name, address, what: "sidecar", control, service, sidecar })
     }
 
     async fn listening(&mut self) -> io::Result<()> {
@@ -157,7 +164,7 @@ fn configuration(
 ) -> String {
     let [ca, cert, key] = [&client.ca, &client.cert, &client.key].map(|path| text(path));
     let share = |of| span(length / of);
-    let (ejection, sweep, decay) = (share(4), share(200), share(30));
+    let (ejection, sweep, decay) = (span(length * 11 / 50), share(200), share(30));
     format!(
         "\
 apiVersion: mesh/v1

@@ -1,136 +1,14 @@
-//! What the mesh did about each fault, in a sentence, and the sum of it all.
+//! The sum of all phases, as the demo ends with it.
 
 use crate::load::Tally;
-use crate::processes::Instance;
-use crate::services::dashboard::{DestinationRow, EndpointRow};
-use std::collections::BTreeMap;
+use crate::phase::{Counts, Phase};
 use std::fmt;
-use std::time::Duration;
-use tokio::time::Instant;
 
-/// Success below this, in any phase, and the demo has failed.
+/// Success below this, in percent and in any phase, and the demo has failed.
 const GOOD: f64 = 99.9;
 
-/// One part of the demo, from one step of the script to the next.
-pub(crate) struct Phase {
-    pub(crate) name: &'static str,
-    with: Tally,
-    without: Tally,
-    started: Instant,
-    before: Counts,
-    now: Counts,
-    names: BTreeMap<String, &'static str>,
-    /// First change of each endpoint of counting: when, and the state in words.
-    changes: Vec<(Duration, &'static str, String)>,
-    ready: BTreeMap<String, bool>,
-    /// Attempts at each endpoint, from its own first to its last sight in this phase.
-    attempts: BTreeMap<String, (u64, u64)>,
-}
-
-/// Counters of the meshed destinations.
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    retries: u64,
-    attempts: u64,
-    ejections: u64,
-}
-
-impl Counts {
-    fn of(rows: &[DestinationRow]) -> Self {
-        rows.iter().fold(Self::default(), |sum, row| Self {
-            retries: sum.retries + row.retries,
-            attempts: sum.attempts + row.attempts,
-            ejections: sum.ejections + row.ejections,
-        })
-    }
-
-    const fn since(self, before: Self) -> Self {
-        Self {
-            retries: self.retries.saturating_sub(before.retries),
-            attempts: self.attempts.saturating_sub(before.attempts),
-            ejections: self.ejections.saturating_sub(before.ejections),
-        }
-    }
-}
-
-impl Phase {
-    pub(crate) fn new(name: &'static str, rows: &[DestinationRow], instances: &[Instance]) -> Self {
-        let before = Counts::of(rows);
-        Self {
-            name,
-            with: Tally::new(),
-            without: Tally::new(),
-            started: Instant::now(),
-            before,
-            now: before,
-            names: instances.iter().map(|one| (one.address.to_string(), one.name)).collect(),
-            changes: Vec::new(),
-            ready: counting(rows).map(|row| (row.address.clone(), row.ready)).collect(),
-            attempts: BTreeMap::new(),
-        }
-    }
-
-    pub(crate) fn watch(&mut self, with: &Tally, without: &Tally, rows: &[DestinationRow]) {
-        self.with.add(with);
-        self.without.add(without);
-        if rows.is_empty() {
-            return;
-        }
-        self.now = Counts::of(rows);
-        for row in counting(rows) {
-            let seen =
-                self.attempts.entry(row.address.clone()).or_insert((row.attempts, row.attempts));
-            seen.1 = row.attempts;
-            let was = self.ready.insert(row.address.clone(), row.ready);
-            if was.is_some_and(|was| was != row.ready)
-                && let Some(name) = self.names.get(&row.address)
-            {
-                self.changes.push((self.started.elapsed(), name, row.state.clone()));
-            }
-        }
-    }
-
-    /// What the mesh did.
-    pub(crate) fn sentence(&self) -> String {
-        let counts = self.now.since(self.before);
-        let mut parts = Vec::new();
-        for (after, name, state) in self.changes.iter().take(2) {
-            parts.push(format!("after {:.1} s {name} was {state}", after.as_secs_f64()));
-        }
-        if self.name == "slow"
-            && let Some(share) = self.share("c")
-        {
-            parts.push(format!("c was sent {share:.0} % of the calls"));
-        }
-        if counts.retries > 0 {
-            parts.push(format!("{} calls were tried again elsewhere", counts.retries));
-        }
-        parts.push(format!(
-            "{} of {} failed (without the mesh {} of {})",
-            self.with.failed, self.with.calls, self.without.failed, self.without.calls
-        ));
-        let mut sentence = format!("{}: {}", self.name, parts.join("; "));
-        if let Some(error) = &self.with.last_error {
-            sentence.push_str(&format!(" — last: {error}"));
-        }
-        sentence
-    }
-
-    fn share(&self, name: &str) -> Option<f64> {
-        let count = |(first, last): &(u64, u64)| last - first;
-        let all: u64 = self.attempts.values().map(count).sum();
-        let address = self.names.iter().find(|(_, known)| **known == name)?.0;
-        let own = count(self.attempts.get(address)?);
-        (all > 0).then(|| 100.0 * own as f64 / all as f64)
-    }
-}
-
-fn counting(rows: &[DestinationRow]) -> impl Iterator<Item = &EndpointRow> {
-    rows.iter().filter(|row| row.name == "counting").flat_map(|row| &row.endpoints)
-}
-
-/// All phases.
-#[derive(Default)]
+/// See the [module docs](self).
+#[derive(Debug, Default)]
 pub(crate) struct Report(Vec<Phase>);
 
 impl Report {
@@ -138,63 +16,94 @@ impl Report {
         self.0.push(phase);
     }
 
+    /// The phase that was added last.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Phase> {
+        self.0.last_mut()
+    }
+
+    /// Whether there were calls, and success stayed high enough in every phase.
     pub(crate) fn is_good(&self) -> bool {
-        !self.0.is_empty()
-            && self.0.iter().all(|phase| phase.with.calls > 0 && phase.with.success() >= GOOD)
+        let tallies: Vec<Tally> = self.0.iter().map(Phase::with).collect();
+        tallies.iter().any(|tally| tally.calls > 0)
+            && tallies.iter().all(|tally| tally.success() >= GOOD)
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "                    with the mesh               without: in turn, no retry")?;
-        writeln!(
-            f,
-            "{:<10} {:>7} {:>7} {:>9} {:>7}   {:>7} {:>9} {:>7}",
-            "phase", "calls", "failed", "p50 ms", "p99 ms", "failed", "p50 ms", "p99 ms"
-        )?;
-        let mut sum = Tally::new();
-        let mut counts = Counts::default();
+        writeln!(f, "         ┌────────── with the mesh ──────────┐ ┌───── without ─────┐")?;
+        writeln!(f, "phase      calls failed retries p50 ms p99 ms   failed p50 ms p99 ms")?;
+        let (mut sum, mut counts) = (Tally::new(), Counts::default());
         for phase in &self.0 {
-            sum.add(&phase.with);
-            let own = phase.now.since(phase.before);
-            counts.retries += own.retries;
-            counts.attempts += own.attempts;
-            counts.ejections += own.ejections;
-            let without =
-                if phase.without.calls == 0 { 0.0 } else { 100.0 - phase.without.success() };
+            let (with, without, own) = (phase.with(), phase.without(), phase.counts());
+            sum.add(&with);
+            counts = counts.plus(own);
             writeln!(
                 f,
-                "{:<10} {:>7} {:>7} {:>9.1} {:>7.0}   {:>5.1} % {:>9.1} {:>7.0}",
+                "{:<9} {:>6} {:>6} {:>7} {:>6.1} {:>6.0}   {:>4.1} % {:>6.1} {:>6.0}",
                 phase.name,
-                phase.with.calls,
-                phase.with.failed,
-                phase.with.ms(0.5),
-                phase.with.ms(0.99),
-                without,
-                phase.without.ms(0.5),
-                phase.without.ms(0.99)
+                with.calls,
+                with.failed,
+                own.retries,
+                with.ms(0.5),
+                with.ms(0.99),
+                100.0 - without.success(),
+                without.ms(0.5),
+                without.ms(0.99),
             )?;
         }
-        let first = counts.attempts.saturating_sub(counts.retries).max(1);
-        writeln!(f)?;
         writeln!(
             f,
-            "{} calls, {} failed ({:.3} % good); {} retries, amplification {:.3}; {} ejections",
+            "\n{} calls, {} failed: {:.3} % good\nretries: {}, amplification: {:.4} attempts per call, ejections: {}",
             sum.calls,
             sum.failed,
             sum.success(),
             counts.retries,
-            counts.attempts as f64 / first as f64,
-            counts.ejections
+            counts.amplification(),
+            counts.ejections,
         )?;
-        writeln!(
-            f,
-            "{}",
-            if self.is_good() {
-                "good: at least 99.9 % in every phase"
-            } else {
-                "NOT good: below 99.9 % in some phase"
-            }
-        )
+        f.write_str(if self.is_good() {
+            "Good: at least 99.9 % in every phase.\n"
+        } else {
+            "NOT good: below 99.9 % in a phase.\n"
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Shared;
+    use crate::phase::tests::{names, phase};
+    use std::time::Duration;
+
+    #[test]
+    fn sums_over_phases() {
+        let mut report = Report::default();
+        assert!(!report.is_good(), "nothing was shown");
+        report.add(phase(None));
+        report.add(phase(Some("b")));
+        let text = report.to_string();
+        assert!(report.is_good());
+        assert!(text.contains("180 calls, 0 failed: 100.000 % good\n"), "{text}");
+        assert!(
+            text.contains("\nretries: 4, amplification: 1.0111 attempts per call, ejections: 2\n"),
+            "{text}"
+        );
+        assert!(text.contains(" 50.0 % "), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn one_bad_phase_is_not_made_good_by_others() {
+        let tally = Shared::new();
+        for call in 0..500 {
+            tally.record(Duration::from_millis(1), (call == 7).then_some("reset"));
+        }
+        let mut report = Report::default();
+        report.add(phase(None));
+        report.add(Phase::new("killed", None, names(), [tally, Shared::new()], &[]));
+        assert!(!report.is_good());
+        assert!(report.to_string().contains("NOT good"));
     }
 }

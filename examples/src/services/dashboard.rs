@@ -56,8 +56,10 @@ pub(crate) struct DestinationRow {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct EndpointRow {
     pub(crate) address: String,
+    /// In full, with reason and time.
     pub(crate) state: String,
-    pub(crate) ready: bool,
+    pub(crate) kind: String,
+    pub(crate) reason: String,
     pub(crate) load_ms: f64,
     pub(crate) attempts: u64,
 }
@@ -126,7 +128,8 @@ impl From<mesh_tower::DestinationState> for DestinationRow {
                 .map(|endpoint| EndpointRow {
                     address: endpoint.id.to_string(),
                     state: endpoint.state.to_string(),
-                    ready: endpoint.state.kind.as_str() == "ready",
+                    kind: endpoint.state.kind.to_string(),
+                    reason: endpoint.state.reason.into_owned(),
                     load_ms: endpoint.load * 1000.0,
                     attempts: endpoint.attempts,
                 })

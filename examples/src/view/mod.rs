@@ -1,11 +1,12 @@
 //! What the terminal shows: a table that is drawn anew, or lines for a pipe.
 
+mod lines;
 mod plain;
 mod table;
 
-use crate::load::Tally;
 use crate::processes::Instance;
-use crate::services::dashboard::DestinationRow;
+use crate::recent::Recent;
+use crate::services::dashboard::{DestinationRow, EndpointRow};
 use plain::Plain;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -15,19 +16,32 @@ use table::Table;
 pub(crate) struct Moment<'a> {
     pub(crate) left: Duration,
     pub(crate) phase: &'a str,
-    pub(crate) recent: &'a Tally,
-    pub(crate) span: Duration,
+    pub(crate) recent: &'a Recent,
     pub(crate) rows: &'a [DestinationRow],
     pub(crate) instances: &'a [Instance],
 }
 
 impl Moment<'_> {
-    /// Calls per second.
-    fn rate(&self) -> f64 {
-        self.recent.calls as f64 / self.span.as_secs_f64().max(0.001)
+    /// The whole seconds that are left, as a clock that runs down shows them.
+    const fn seconds_left(&self) -> u64 {
+        self.left.as_millis().div_ceil(1000) as u64
     }
 
-    /// The name of an endpoint, and what it is.
+    /// All endpoints by their name, with what they are.
+    fn endpoints(&self) -> Vec<(String, &'static str, &EndpointRow)> {
+        let mut all: Vec<_> = self
+            .rows
+            .iter()
+            .flat_map(|row| row.endpoints.iter().map(move |endpoint| (&row.name, endpoint)))
+            .map(|(destination, endpoint)| {
+                let (name, what) = self.who(destination, &endpoint.address);
+                (name, what, endpoint)
+            })
+            .collect();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+
     fn who(&self, destination: &str, address: &str) -> (String, &'static str) {
         self.instances.iter().find(|one| one.address.to_string() == address).map_or_else(
             || (destination.to_owned(), "tonic"),
@@ -52,12 +66,21 @@ impl View {
         }
     }
 
-    pub(crate) fn say(&mut self, sentence: &str) -> io::Result<()> {
+    /// Tells what happens to the services.
+    pub(crate) fn happens(&mut self, sentence: &str) {
+        self.say(format!("> {sentence}"));
+    }
+
+    /// Tells what the mesh did about it.
+    pub(crate) fn mesh(&mut self, sentence: &str) {
+        self.say(format!("  mesh: {sentence}"));
+    }
+
+    fn say(&mut self, sentence: String) {
         match self {
             Self::Table(table) => table.say(sentence),
-            Self::Plain(plain) => plain.say(sentence),
+            Self::Plain(_) => println!("{sentence}"),
         }
-        Ok(())
     }
 
     pub(crate) fn draw(&mut self, moment: &Moment<'_>) -> io::Result<()> {

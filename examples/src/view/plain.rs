@@ -1,44 +1,31 @@
 //! One line per second, for a pipe.
 
 use super::Moment;
-use std::time::Duration;
 
 /// See the [module docs](self).
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Plain {
-    last: Option<Duration>,
+    last: Option<u64>,
 }
 
 impl Plain {
-    pub(crate) fn say(&self, sentence: &str) {
-        if !sentence.is_empty() {
-            println!("* {sentence}");
-        }
-    }
-
-    pub(crate) fn draw(&mut self, moment: &Moment<'_>) {
-        if self.last.is_some_and(|last| last.saturating_sub(moment.left) < Duration::from_secs(1)) {
+    pub(super) fn draw(&mut self, moment: &Moment<'_>) {
+        let left = moment.seconds_left();
+        if self.last.replace(left) == Some(left) {
             return;
         }
-        self.last = Some(moment.left);
-        let states: Vec<String> = moment
-            .rows
-            .iter()
-            .flat_map(|row| {
-                row.endpoints.iter().map(|endpoint| {
-                    format!("{}: {}", moment.who(&row.name, &endpoint.address).0, endpoint.state)
-                })
-            })
-            .collect();
+        let endpoints = moment.endpoints();
+        let states: Vec<String> =
+            endpoints.iter().map(|(name, _, row)| format!("{name}: {}", row.state)).collect();
+        let recent = moment.recent.tally();
         println!(
-            "{:>3} s left  {:<7} {:>5.0}/s  {:>6.2} % good  p50 {:>5.1} ms  p99 {:>5.0} ms  {}",
-            moment.left.as_secs(),
+            "{left:>4} s left  {:<6} {:>5.0} calls/s {:>7.2} % good  p50 {:>5.1} ms  p99 {:>5.1} ms  {}",
             moment.phase,
-            moment.rate(),
-            moment.recent.success(),
-            moment.recent.ms(0.5),
-            moment.recent.ms(0.99),
-            states.join(", "),
+            moment.recent.calls_per_second(),
+            recent.success(),
+            recent.ms(0.5),
+            recent.ms(0.99),
+            states.join("; "),
         );
     }
 }

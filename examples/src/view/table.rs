@@ -1,68 +1,74 @@
 //! One table for 80 × 24, drawn anew four times a second.
 
 use super::Moment;
-use crate::services::dashboard::EndpointRow;
+use super::lines::{cut, lines};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use ratatui::layout::{Constraint, Layout};
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Paragraph, Row, Table as Rows, Wrap};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Table as Rows};
 use std::io;
 use std::time::Duration;
 
+/// Name, kind, attempts per second, load; the state has the rest.
+const COLUMNS: [u16; 4] = [10, 7, 6, 7];
+
 /// See the [module docs](self).
+#[derive(Debug)]
 pub(crate) struct Table {
     terminal: Option<DefaultTerminal>,
     said: Vec<String>,
 }
 
 impl Table {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self { terminal: Some(ratatui::try_init()?), said: Vec::new() })
     }
 
-    pub(crate) fn say(&mut self, sentence: &str) {
-        if !sentence.is_empty() {
-            self.said.push(sentence.to_owned());
-        }
+    pub(super) fn say(&mut self, sentence: String) {
+        self.said.push(sentence);
     }
 
-    pub(crate) fn draw(&mut self, moment: &Moment<'_>) -> io::Result<()> {
+    pub(super) fn draw(&mut self, moment: &Moment<'_>) -> io::Result<()> {
         let said = &self.said;
         let Some(terminal) = &mut self.terminal else { return Ok(()) };
         terminal.draw(|frame| {
-            let endpoints = moment.rows.iter().map(|row| row.endpoints.len() as u16).sum::<u16>();
-            let areas = Layout::vertical([
+            let endpoints = moment.rows.iter().map(|row| row.endpoints.len()).sum::<usize>();
+            let [top, middle, bottom] = Layout::vertical([
                 Constraint::Length(3),
-                Constraint::Length(endpoints.clamp(4, 8) + 3),
+                Constraint::Length(endpoints.clamp(4, 8) as u16 + 3),
                 Constraint::Min(5),
             ])
-            .split(frame.area());
-            frame.render_widget(head(moment), areas[0]);
-            frame.render_widget(endpoint_rows(moment), areas[1]);
-            frame.render_widget(history(said, areas[2].width, areas[2].height), areas[2]);
+            .areas(frame.area());
+            frame.render_widget(head(moment), top);
+            frame.render_widget(endpoint_rows(moment, middle), middle);
+            frame.render_widget(history(said, bottom), bottom);
         })?;
         Ok(())
     }
 
-    pub(crate) fn wants_to_quit(&self) -> io::Result<bool> {
+    pub(super) fn wants_to_quit(&self) -> io::Result<bool> {
         while event::poll(Duration::ZERO)? {
-            if let Event::Key(key) = event::read()?
-                && (key.code == KeyCode::Char('q')
-                    || (key.code == KeyCode::Char('c')
-                        && key.modifiers.contains(KeyModifiers::CONTROL)))
-            {
-                return Ok(true);
+            if let Event::Key(key) = event::read()? {
+                let control = key.modifiers.contains(KeyModifiers::CONTROL);
+                if key.code == KeyCode::Char('q') || (control && key.code == KeyCode::Char('c')) {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
     }
 
-    pub(crate) fn end(&mut self) -> io::Result<()> {
-        self.terminal = None;
-        ratatui::try_restore()?;
-        self.said.iter().for_each(|sentence| println!("* {sentence}"));
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if let Some(terminal) = self.terminal.take() {
+            let width = terminal.size()?.width.into();
+            ratatui::try_restore()?;
+            self.said
+                .iter()
+                .flat_map(|said| lines(said, width))
+                .for_each(|line| println!("{line}"));
+        }
         Ok(())
     }
 }
@@ -76,69 +82,65 @@ impl Drop for Table {
 }
 
 fn head(moment: &Moment<'_>) -> Paragraph<'static> {
-    let success = moment.recent.success();
-    let colour = if success >= 99.9 { Color::Green } else { Color::Red };
+    let recent = moment.recent.tally();
+    let colour = if recent.success() >= 99.9 { Color::Green } else { Color::Red };
     Paragraph::new(Line::from(vec![
-        Span::from(format!("{:>5.0} calls/s   ", moment.rate())),
-        Span::styled(format!("{success:>6.2} % good"), Style::new().fg(colour).bold()),
+        Span::from(format!(" {:>4.0} calls/s    ", moment.recent.calls_per_second())),
+        Span::styled(format!("{:>6.2} % good", recent.success()), Style::new().fg(colour).bold()),
         Span::from(format!(
-            "   p50 {:>5.1} ms   p99 {:>5.0} ms",
-            moment.recent.ms(0.5),
-            moment.recent.ms(0.99)
+            "    p50 {:>5.1} ms    p99 {:>5.1} ms",
+            recent.ms(0.5),
+            recent.ms(0.99)
         )),
     ]))
     .block(
-        Block::bordered().title(" mesh demo: dashboard ".bold()).title_top(
-            Line::from(format!(" {} — {} s left — q quits ", moment.phase, moment.left.as_secs()))
+        Block::bordered().title(" mesh demo: the dashboard's calls ".bold()).title_top(
+            Line::from(format!(" {} · {} s left · q quits ", moment.phase, moment.seconds_left()))
                 .right_aligned(),
         ),
     )
 }
 
-fn endpoint_rows(moment: &Moment<'_>) -> Rows<'static> {
-    let rows = moment.rows.iter().flat_map(|row| {
-        row.endpoints.iter().map(|endpoint| endpoint_row(moment, &row.name, endpoint))
-    });
-    Rows::new(
-        rows.collect::<Vec<_>>(),
-        [
-            Constraint::Length(11),
-            Constraint::Length(15),
-            Constraint::Length(9),
-            Constraint::Min(30),
-        ],
-    )
-    .header(Row::new(["endpoint", "what", "load ms", "state"]).dim())
-    .block(Block::bordered())
-}
-
-fn endpoint_row(moment: &Moment<'_>, destination: &str, endpoint: &EndpointRow) -> Row<'static> {
-    let (who, what) = moment.who(destination, &endpoint.address);
-    let colour = if endpoint.ready { Color::Green } else { Color::Yellow };
-    Row::new([
-        Cell::from(who),
-        Cell::from(what),
-        Cell::from(format!("{:>7.1}", endpoint.load_ms)),
-        Cell::from(Span::styled(endpoint.state.clone(), Style::new().fg(colour))),
-    ])
+fn endpoint_rows(moment: &Moment<'_>, area: Rect) -> Rows<'static> {
+    let [name, what, rate, load] = COLUMNS;
+    // Two borders, and a space after each column.
+    let state = area.width.saturating_sub(2 + COLUMNS.iter().map(|width| width + 1).sum::<u16>());
+    let rows: Vec<Row<'static>> = moment
+        .endpoints()
+        .into_iter()
+        .map(|(name, what, row)| {
+            let colour = if row.kind == "ready" { Color::Green } else { Color::Yellow };
+            Row::new([
+                Cell::from(name),
+                Cell::from(what),
+                Cell::from(format!("{:>6.0}", moment.recent.attempts_per_second(&row.address))),
+                Cell::from(format!("{:>7.1}", row.load_ms)),
+                Cell::from(Span::styled(cut(&row.state, state.into()), Style::new().fg(colour))),
+            ])
+        })
+        .collect();
+    Rows::new(rows, [name, what, rate, load, state].map(Constraint::Length))
+        .header(Row::new(["endpoint", "runs", "rate/s", "load ms", "state"]).dim())
+        .block(Block::bordered())
 }
 
 /// The latest sentences that fit, newest last.
-fn history(said: &[String], width: u16, height: u16) -> Paragraph<'static> {
-    let inner = usize::from(width.saturating_sub(2)).max(20);
-    let mut room = usize::from(height.saturating_sub(2));
-    let mut shown = Vec::new();
+fn history(said: &[String], area: Rect) -> Paragraph<'static> {
+    let (width, room) = (area.width.saturating_sub(2), usize::from(area.height.saturating_sub(2)));
+    let mut shown: Vec<Line<'static>> = Vec::new();
     for sentence in said.iter().rev() {
-        // Words wrap, so a line may end early: one more than the division says.
-        let lines = sentence.chars().count() / inner + 1;
-        if lines > room {
+        let lines = lines(sentence, width.into());
+        if shown.len() + lines.len() > room {
             break;
         }
-        room -= lines;
-        shown.push(Line::from(sentence.clone()));
+        let happens = sentence.starts_with('>');
+        shown.extend(
+            lines
+                .into_iter()
+                .rev()
+                .map(|line| if happens { Line::from(line).bold() } else { Line::from(line) }),
+        );
     }
     shown.reverse();
-    Paragraph::new(shown)
-        .wrap(Wrap { trim: true })
-        .block(Block::bordered().title(" what happened "))
+    Paragraph::new(shown).block(Block::bordered().title(" what happened, and what the mesh did "))
 }

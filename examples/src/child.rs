@@ -90,3 +90,23 @@ pub(crate) fn end_with_parent() {
         std::process::exit(0);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a test this very program is the test runner, which refuses what it does not know.
+    #[tokio::test]
+    async fn a_child_that_ends_at_its_start_says_why() {
+        let folder = std::env::temp_dir().join(format!("mesh-demo-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        // Nobody listens on the port of a listener that is gone.
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let args = vec!["--no-such-option".to_owned()];
+        let mut child = Child::start("counting a", args, &folder).unwrap();
+        let error = child.listening(nobody).await.unwrap_err().to_string();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(error.starts_with("counting a ended at its start (exit status: "), "{error}");
+        assert!(error.contains("\n  error: Unrecognized option: 'no-such-option'"), "{error}");
+    }
+}

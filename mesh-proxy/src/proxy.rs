@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-/// A running proxy. See the [module docs](self).
+/// A running proxy.
 #[derive(Clone, Debug)]
 pub struct Proxy(Arc<Inner>);
 

@@ -14,11 +14,14 @@ use tokio::time::timeout;
 /// Longest a step of a test may take.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// A proxy in this process, with one listener for one endpoint.
+/// A proxy in this process, with one worker and one listener for one endpoint.
 pub(crate) async fn proxy(endpoint: SocketAddr, flags: &[&str]) -> (Proxy, SocketAddr) {
-    let endpoint = endpoint.to_string();
-    let given =
-        ["mesh-proxy", "--listen", "127.0.0.1:0", "--upstream", &endpoint, "--workers", "1"];
+    proxy_to(&endpoint.to_string(), &[&["--workers", "1"], flags].concat()).await
+}
+
+/// A proxy in this process, with one listener for what `--upstream` may say.
+pub(crate) async fn proxy_to(upstream: &str, flags: &[&str]) -> (Proxy, SocketAddr) {
+    let given = ["mesh-proxy", "--listen", "127.0.0.1:0", "--upstream", upstream];
     let args = Args::try_parse_from(given.into_iter().chain(flags.iter().copied())).unwrap();
     let proxy = Proxy::start(args).await.unwrap();
     let address = proxy.addresses().await[0];

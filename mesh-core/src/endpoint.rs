@@ -1,8 +1,8 @@
 //! Endpoints: what discovery says of them, and what is known from calling them.
 //!
 //! An [`EndpointSet`] is immutable and replaced whole. An endpoint that stays in the set under the
-//! same id keeps its [`Endpoint`], so its connections and its history outlive every update. What
-//! discovery says (weight, priority, …) stands beside it in the [`Member`], because that may change
+//! same id and at the same addresses keeps its [`Endpoint`], so its connections and its history
+//! outlive every such update. What discovery says (weight, priority, …) stands beside it in the [`Member`], because that may change
 //! while the endpoint stays.
 
 use crate::health::{Breaker, EndpointState, Health, StateKind, Tally};
@@ -208,6 +208,11 @@ impl EndpointSpec {
         self.declared = declared;
         self
     }
+
+    /// Whether connections to the one serve for the other.
+    fn is_reached_like(&self, other: &Self) -> bool {
+        self.addresses == other.addresses && self.hostname == other.hostname
+    }
 }
 
 /// One endpoint as it is known from calling it. `C` is what the transport keeps for it.
@@ -352,8 +357,10 @@ impl<C> EndpointSet<C> {
         &self.tally
     }
 
-    /// The set after discovery has spoken. `make` is called for each added endpoint. Of several
-    /// specs with one id, the first counts. Removed endpoints no longer count as ejected.
+    /// The set after discovery has spoken. `make` is called for each added endpoint, and for each
+    /// whose addresses or hostname changed: that is another server, and begins without history.
+    /// Of several specs with one id, the first counts. Removed endpoints no longer count as
+    /// ejected.
     pub fn update(
         &self,
         specs: Vec<EndpointSpec>,
@@ -368,16 +375,24 @@ impl<C> EndpointSet<C> {
             if !seen.insert(spec.id.clone()) {
                 continue;
             }
+            let fresh = |spec: &EndpointSpec, connections| {
+                Arc::new(Endpoint::in_set(spec.id.clone(), connections, &self.tally))
+            };
             let endpoint = match old.get(&spec.id) {
                 Some(member) => {
                     if member.spec != spec {
                         change.changed.push(spec.id.clone());
                     }
-                    member.endpoint.clone()
+                    if member.spec.is_reached_like(&spec) {
+                        member.endpoint.clone()
+                    } else {
+                        member.endpoint.health.retire();
+                        fresh(&spec, make(&spec))
+                    }
                 }
                 None => {
                     change.added.push(spec.id.clone());
-                    Arc::new(Endpoint::in_set(spec.id.clone(), make(&spec), &self.tally))
+                    fresh(&spec, make(&spec))
                 }
             };
             endpoint.health.set_declared(spec.declared);
@@ -433,6 +448,20 @@ mod tests {
         assert_eq!(change.added, [spec(3).id]);
         assert_eq!(change.changed, [spec(1).id]);
         assert_eq!(change.removed, [spec(2).id]);
+    }
+
+    #[test]
+    fn other_addresses_or_another_hostname_make_another_endpoint() {
+        let (first, _) = EndpointSet::empty().update(vec![spec(1)], |spec| spec.clone());
+        let dual = spec(1).with_address(SocketAddr::from(([127, 0, 0, 2], 1)));
+        for next in [dual, spec(1).with_hostname("inventory.example")] {
+            let (second, change) = first.update(vec![next.clone()], |spec| spec.clone());
+            let endpoint = &second.members()[0].endpoint;
+            assert!(!Arc::ptr_eq(endpoint, &first.members()[0].endpoint));
+            assert_eq!(endpoint.connections, next, "made from what discovery says now");
+            assert_eq!(change.changed, [spec(1).id]);
+            assert!(change.added.is_empty() && change.removed.is_empty());
+        }
     }
 
     #[test]

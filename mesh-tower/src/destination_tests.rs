@@ -58,6 +58,27 @@ async fn an_empty_set_is_an_answer() {
     );
 }
 
+#[tokio::test]
+async fn an_endpoint_that_moves_is_called_where_it_is_now() {
+    use testkit::endpoint::{Reply, ScriptedEndpoint};
+
+    let (destination, before) = destination(Policy::default()).await;
+    let server = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let mut spec = EndpointSpec::new(server.address()).with_id(before.id().as_str());
+    let generation = destination.source.lock().generation;
+    destination.update(generation, false, vec![spec.clone()]);
+    let Ok((moved, _)) = destination.pick(clock::now(), &[]) else { panic!("an endpoint") };
+    assert_eq!(moved.id(), before.id());
+    let connections = moved.connections.of(Worker::default());
+    connections.probe(mesh_core::policy::Protocol::Http1).await.expect("at its new address");
+    testkit::until("it is there", || server.connections() == 1).await;
+
+    spec = spec.with_weight(7);
+    destination.update(generation, false, vec![spec]);
+    let Ok((same, _)) = destination.pick(clock::now(), &[]) else { panic!("an endpoint") };
+    assert!(Arc::ptr_eq(&same, &moved), "it keeps its connections");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_that_was_replaced_is_not_believed() {
     let (destination, endpoint) = destination(Policy::default()).await;

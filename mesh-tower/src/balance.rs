@@ -7,7 +7,8 @@
 //!    picks among all.
 //! 2. *admit* asks the endpoint's limit of requests and its breaker, where there are such; a
 //!    refusal is an error that a retry may answer with another endpoint.
-//! 3. *send* hands the request to a connection of the endpoint, opened if none is free.
+//! 3. *send* hands the request to a connection of the endpoint, opened if none is free and the
+//!    limits of connections allow it.
 //!
 //! An endpoint that cannot be connected to is out at once, and a background task tries it, with
 //! back-off, until it answers again: callers do not pay for finding out. The first call to a
@@ -173,6 +174,9 @@ async fn attempt(
                 .with_endpoint(endpoint.id());
             ticket.error(&error);
             drop(ticket);
+            if error.kind() == ErrorKind::Overflow {
+                shared.metrics.shed(ErrorKind::Overflow);
+            }
             if error.failure() == Some(Failure::Connect) {
                 destination.unreachable(&endpoint, &error);
                 if let Some(down) = destination.down(&error) {

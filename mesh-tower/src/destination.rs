@@ -15,7 +15,7 @@
 
 use crate::call::Shared;
 use crate::clock;
-use crate::connect::{self, Connections};
+use crate::connect::{self, Caps, Connections};
 use crate::telemetry::{BreakerState, DestinationMetrics, Observe, Observed};
 use crate::workers::{Worker, Workers};
 use mesh_core::health::EndpointState;
@@ -186,7 +186,7 @@ impl Destination {
             self.detector.store(Detector::new(policy.outlier.clone()));
         }
         for member in self.picker.load().set().members() {
-            member.endpoint.limits().reconfigure(&policy.endpoint_limits);
+            limit(&member.endpoint, policy);
         }
         self.shared.limits.reconfigure(&policy.limits);
         self.shared.budget.reconfigure(&policy.budget);
@@ -362,7 +362,10 @@ impl Destination {
         self.environment.runtime.spawn(async move {
             let reached = endpoint.connections.of(Worker::default()).probe(protocol).await;
             endpoint.connections.end_asking();
-            if let (Err(error), Some(destination)) = (reached, destination.upgrade()) {
+            // That no connection may be opened says nothing about the endpoint.
+            if let (Err(error), Some(destination)) = (reached, destination.upgrade())
+                && error.kind() != ErrorKind::Overflow
+            {
                 destination.unreachable(&endpoint, &error.with_endpoint(endpoint.id()));
             }
         });
@@ -389,14 +392,16 @@ impl Destination {
         let from = if afresh { EndpointSet::empty() } else { old.set().clone() };
         let workers = self.environment.workers;
         let (set, change) = from.update(specs, |spec| {
-            Workers::new(workers, || {
+            Workers::new(workers, |limits| {
                 let (addresses, hostname) = (spec.addresses.clone(), spec.hostname.clone());
+                let destination = self.shared.limits.clone();
                 Connections::new(addresses, hostname, source.connect.clone())
+                    .capped(Caps { destination, endpoint: limits.clone() })
             })
         });
         let policy = self.policy.get();
         for member in set.members() {
-            member.endpoint.limits().reconfigure(&policy.endpoint_limits);
+            limit(&member.endpoint, &policy);
         }
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
@@ -473,6 +478,12 @@ impl Destination {
                 .collect(),
         }
     }
+}
+
+/// Puts an endpoint under the limits of a policy.
+fn limit(endpoint: &Endpoint, policy: &Policy) {
+    endpoint.limits().reconfigure(&policy.endpoint_limits);
+    endpoint.connections.limits().reconfigure(&policy.endpoint_limits);
 }
 
 /// Whether a connection failed because of certificates or the handshake.

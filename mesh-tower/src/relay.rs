@@ -8,7 +8,7 @@ use crate::clock;
 use crate::connect::Transport;
 use crate::destination::{Destination, Endpoint, Unpicked};
 use crate::mesh::Mesh;
-use mesh_core::{Error, Failure};
+use mesh_core::{Error, ErrorKind, Failure};
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -58,6 +58,9 @@ impl Mesh {
                         .with_endpoint(endpoint.id());
                     if error.failure() == Some(Failure::Connect) {
                         destination.unreachable(&endpoint, &error);
+                    }
+                    if error.kind() == ErrorKind::Overflow {
+                        destination.shared().metrics.shed(ErrorKind::Overflow);
                     }
                     tried.push(endpoint.id().clone());
                     if tried.len() == ATTEMPTS {

@@ -5,6 +5,7 @@
 
 use crate::connect::Connections;
 use mesh_core::Error;
+use mesh_core::limit::{self, Limits};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -18,6 +19,8 @@ pub(crate) struct Worker(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) struct Workers {
     connections: Box<[Arc<Connections>]>,
+    /// Caps on the connections of all workers together.
+    limits: Limits,
     attempts: AtomicU64,
     /// Why connecting failed last, while a task tries to reach it.
     cause: Mutex<Option<Error>>,
@@ -26,14 +29,21 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn new(count: usize, mut make: impl FnMut() -> Connections) -> Self {
-        let connections = (0..count.max(1)).map(|_| Arc::new(make())).collect();
+    pub(crate) fn new(count: usize, mut make: impl FnMut(&Limits) -> Connections) -> Self {
+        let limits = Limits::new(&limit::Config::unlimited());
+        let connections = (0..count.max(1)).map(|_| Arc::new(make(&limits))).collect();
         Self {
             connections,
+            limits,
             attempts: AtomicU64::new(0),
             cause: Mutex::new(None),
             asking: AtomicBool::new(false),
         }
+    }
+
+    /// Its limits of connections; none until they are reconfigured.
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn attempted(&self) {

@@ -6,6 +6,7 @@
 //!
 //! Source: RFC 8305, sections 5 and 8 (Connection Attempt Delay).
 
+use super::caps::Permits;
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -27,7 +28,11 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 /// An open byte stream to an endpoint.
-pub struct Transport(Kind);
+pub struct Transport {
+    kind: Kind,
+    /// Its places under the limits of connections; fields drop in order, hence after the socket.
+    permits: Option<Permits>,
+}
 
 enum Kind {
     Tcp(TcpStream),
@@ -39,23 +44,35 @@ impl Transport {
     /// Takes over a stream that is not a TCP socket, for instance one end of
     /// `tokio::io::duplex` in tests.
     pub fn new(stream: impl Io) -> Self {
-        Self(Kind::Other(Box::new(stream)))
+        Kind::Other(Box::new(stream)).into()
     }
 
     pub(crate) fn tls(stream: TlsStream<Self>) -> Self {
-        Self(Kind::Tls(Box::new(stream)))
+        Kind::Tls(Box::new(stream)).into()
+    }
+
+    /// With its places under the limits of connections.
+    pub(super) fn with_permits(mut self, permits: Option<Permits>) -> Self {
+        self.permits = permits;
+        self
+    }
+}
+
+impl From<Kind> for Transport {
+    fn from(kind: Kind) -> Self {
+        Self { kind, permits: None }
     }
 }
 
 impl From<TcpStream> for Transport {
     fn from(stream: TcpStream) -> Self {
-        Self(Kind::Tcp(stream))
+        Kind::Tcp(stream).into()
     }
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(stream) => stream.fmt(f),
             Kind::Tls(stream) => stream.get_ref().0.fmt(f),
             Kind::Other(_) => f.write_str("Transport"),
@@ -69,7 +86,7 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Kind::Other(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -83,7 +100,7 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Kind::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Kind::Other(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -95,7 +112,7 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Kind::Other(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
@@ -103,7 +120,7 @@ impl AsyncWrite for Transport {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(stream) => stream.is_write_vectored(),
             Kind::Tls(stream) => stream.is_write_vectored(),
             Kind::Other(stream) => stream.is_write_vectored(),
@@ -111,7 +128,7 @@ impl AsyncWrite for Transport {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Other(stream) => Pin::new(stream).poll_flush(cx),
@@ -119,7 +136,7 @@ impl AsyncWrite for Transport {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Other(stream) => Pin::new(stream).poll_shutdown(cx),

@@ -221,6 +221,7 @@ impl Group {
     /// A free stream; opens a connection by `open` when there is none.
     ///
     /// One connection is opened at a time. Those who waited meanwhile share it, or its failure.
+    /// Where no further connection is allowed, the call waits inside the least loaded one.
     pub(super) async fn stream<F>(
         &self,
         limit: usize,
@@ -244,7 +245,7 @@ impl Group {
         }
         let open_ones = self.open_ones();
         if open_ones.len() >= limit.max(1)
-            && let Some(least) = open_ones.iter().min_by_key(|connection| connection.streams())
+            && let Some(least) = least_loaded(&open_ones)
         {
             return Ok(least.overbook());
         }
@@ -252,6 +253,11 @@ impl Group {
         match open().await {
             Ok(connection) => Ok(self.share(connection)),
             Err(error) => {
+                if error.kind() == ErrorKind::Overflow
+                    && let Some(least) = least_loaded(&self.open_ones())
+                {
+                    return Ok(least.overbook());
+                }
                 *self.failed.lock() = Some((opening, error.clone()));
                 Err(error)
             }
@@ -305,6 +311,10 @@ impl Group {
     pub(super) fn len(&self) -> usize {
         self.connections.load().iter().filter(|connection| !connection.is_closed()).count()
     }
+}
+
+fn least_loaded(connections: &[Arc<Multiplexed>]) -> Option<&Arc<Multiplexed>> {
+    connections.iter().min_by_key(|connection| connection.streams())
 }
 
 /// One stream of a connection, taken until dropped.

@@ -8,6 +8,7 @@
 //! Cancelling is dropping: the future of `send`, or the body.
 
 mod body;
+mod caps;
 mod dial;
 mod error;
 mod http1;
@@ -16,6 +17,7 @@ mod relay;
 mod settings;
 
 pub use body::ResponseBody;
+pub(crate) use caps::Caps;
 pub use dial::{Dial, Dialing, Io, Tcp, Transport};
 pub use error::SendError;
 pub use mesh_core::policy::Protocol;
@@ -23,9 +25,11 @@ pub use settings::Settings;
 
 use crate::body::Body;
 use crate::tls::Offer;
+use caps::Permits;
 use http::{Request, Response, header};
 use http1::Pair;
 use http2::Multiplexed;
+use mesh_core::limit::Kind;
 use mesh_core::{Error, ErrorKind};
 use std::borrow::Cow;
 use std::fmt;
@@ -55,6 +59,8 @@ pub struct Connections {
     addresses: Vec<SocketAddr>,
     hostname: Option<Arc<str>>,
     settings: Arc<Settings>,
+    /// Caps on what is opened, where there are such.
+    caps: Option<Caps>,
     idle: http1::Pool,
     http2: http2::Group,
     /// HTTP/1 exchanges under way.
@@ -113,6 +119,7 @@ impl Connections {
             addresses,
             hostname,
             settings,
+            caps: None,
             idle: http1::Pool::default(),
             http2: http2::Group::new(),
             active: AtomicUsize::new(0),
@@ -120,6 +127,16 @@ impl Connections {
             draining: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
         }
+    }
+
+    /// Opens no more connections, and lets no more calls wait for one, than `caps` have room for.
+    pub(crate) fn capped(mut self, caps: Caps) -> Self {
+        self.caps = Some(caps);
+        self
+    }
+
+    fn permits(&self, kind: Kind) -> Result<Option<Permits>, Error> {
+        self.caps.as_ref().map(|caps| caps.acquire(kind)).transpose()
     }
 
     /// Sends one request and waits for the head of its response.
@@ -131,7 +148,7 @@ impl Connections {
     /// # Errors
     ///
     /// [`ErrorKind::Connect`] and the TLS kinds when there is no
-    /// connection; `ConnectionClosed`, `RemoteReset` or `EndpointProtocol` when it failed under
+    /// connection, [`ErrorKind::Overflow`] when none may be opened; `ConnectionClosed`, `RemoteReset` or `EndpointProtocol` when it failed under
     /// the request, marked [`after_send`](Error::after_send) unless the application cannot have
     /// seen it; `CallerGone` when the request's own body failed.
     pub async fn send(
@@ -225,6 +242,7 @@ impl Connections {
 
     /// Room for one more call on a connection opened for it.
     async fn new_place(self: &Arc<Self>, offer: Offer) -> Result<Place, Error> {
+        let _waiting = self.permits(Kind::Pending)?;
         if offer == Offer::Http2 {
             let limit = self.settings.max_http2_connections;
             let stream = self.http2.stream(limit, || self.open_http2()).await?;
@@ -263,7 +281,8 @@ impl Connections {
     }
 
     /// Opens a byte stream of its own, TLS included, within the connect timeout: for what is not
-    /// HTTP. It is not counted, pooled or swept; whoever holds it closes it by dropping it.
+    /// HTTP. It counts against the caps, but is not pooled or swept; whoever holds it closes it by
+    /// dropping it.
     ///
     /// # Errors
     ///
@@ -294,8 +313,10 @@ impl Connections {
     }
 
     async fn dial(&self) -> Result<Transport, Error> {
+        let permits = self.permits(Kind::Connection)?;
         dial::first_of(&self.addresses, &*self.settings.dial)
             .await
+            .map(|transport| transport.with_permits(permits))
             .map_err(|(address, failed)| error::of_dial(address, failed))
     }
 

@@ -1,10 +1,10 @@
 //! Limits and breakers: refused at once, and for how long.
 
-use super::{LIMIT, get, mesh, policy, seen, service, state};
+use super::{LIMIT, attempts, get, mesh, policy, seen, service, state};
 use http::StatusCode;
-use mesh_tower::ErrorKind;
+use mesh_tower::{ErrorKind, Mesh};
 use std::time::Duration;
-use testkit::endpoint::{Reply, ScriptedEndpoint};
+use testkit::endpoint::{BlackHole, Reply, ScriptedEndpoint};
 use testkit::until;
 use tokio::time::timeout;
 
@@ -31,6 +31,111 @@ async fn one_request_too_many_is_refused_at_once() {
     calls[0].abort();
     until("one place is free", || endpoint.in_flight() == 1).await;
     assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+}
+
+/// What was refused at a destination so far.
+fn shed(mesh: &Mesh) -> Vec<(ErrorKind, u64)> {
+    mesh.metrics().destination("inventory").sheds().collect()
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_refused_at_once() {
+    let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
+    let service = service("inventory", &[endpoint.address()]);
+    let limit = "limits: { maxConnections: 1 }, retry: { attempts: 0 }";
+    let mesh = mesh(&format!("{}{service}", policy(limit)));
+    let first = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { get(&mesh, "http://inventory/").await }
+    });
+    until("it is in flight", || endpoint.in_flight() == 1).await;
+
+    let error = timeout(LIMIT, get(&mesh, "http://inventory/")).await.expect("at once");
+    let error = error.expect_err("the connection is taken");
+    assert_eq!(error.kind(), ErrorKind::Overflow, "{error}");
+    let message = "the limit of 1 connections is reached (limits.maxConnections)";
+    assert_eq!(error.message(), message);
+    assert!(!error.may_have_reached());
+    assert_eq!(error.endpoint(), Some(&*endpoint.address().to_string()));
+    assert_eq!(shed(&mesh), [(ErrorKind::Overflow, 1)]);
+    assert_eq!((endpoint.calls(), endpoint.connections()), (1, 1));
+    assert_eq!(state(&mesh, "inventory", endpoint.address()), "ready", "not its fault");
+
+    endpoint.set(Reply::status(200));
+    first.abort();
+    assert!(first.await.expect_err("aborted").is_cancelled());
+    for _ in 0..3 {
+        assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+    }
+    assert_eq!(endpoint.connections(), 2, "the idle connection is used again");
+    assert_eq!(shed(&mesh), [(ErrorKind::Overflow, 1)]);
+}
+
+#[tokio::test]
+async fn one_call_too_many_that_waits_for_a_connection_is_refused_at_once() {
+    let hole = BlackHole::open().expect("a full backlog");
+    let service = service("inventory", &[hole.address()]);
+    let limit = "limits: { maxPendingRequests: 1 }, timeouts: { connect: 500ms }, \
+                 retry: { attempts: 0 }";
+    let mesh = mesh(&format!("{}{service}", policy(limit)));
+    let first = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { get(&mesh, "http://inventory/").await }
+    });
+    until("it waits", || attempts(&mesh, "inventory", hole.address()) == 1).await;
+
+    let error = get(&mesh, "http://inventory/").await.expect_err("one waits already");
+    assert_eq!(error.kind(), ErrorKind::Overflow, "{error}");
+    let message = "the limit of 1 pending is reached (limits.maxPendingRequests)";
+    assert_eq!(error.message(), message);
+    assert_eq!(shed(&mesh), [(ErrorKind::Overflow, 1)]);
+    assert!(!first.is_finished());
+
+    first.abort();
+    assert!(first.await.expect_err("aborted").is_cancelled());
+    let error = get(&mesh, "http://inventory/").await.expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::NoHealthyEndpoint, "it waited: {error}");
+    assert_eq!(shed(&mesh), [(ErrorKind::Overflow, 1)]);
+}
+
+#[tokio::test]
+async fn an_endpoint_at_its_limit_of_connections_sends_calls_elsewhere() {
+    let slow = ScriptedEndpoint::http1(Reply::hang()).await;
+    let other = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let service = service("inventory", &[slow.address(), other.address()]);
+    let limit = "endpointLimits: { maxConnections: 1 }, pick: { policy: RoundRobin }";
+    let mesh = mesh(&format!("{}{service}", policy(limit)));
+    let stuck: Vec<_> = (0..2)
+        .map(|_| {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { get(&mesh, "http://inventory/").await })
+        })
+        .collect();
+    until("one is stuck", || slow.in_flight() == 1 && other.calls() == 1).await;
+    for _ in 0..20 {
+        assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+    }
+    assert_eq!((slow.calls(), slow.connections(), other.connections()), (1, 1, 1));
+    drop(stuck);
+}
+
+/// Over HTTP/2 one connection carries many calls, so the limit of connections refuses none.
+#[tokio::test]
+async fn http2_calls_share_the_one_connection_they_may_have() {
+    let endpoint = ScriptedEndpoint::http2(Reply::hang()).await;
+    let service = service("inventory", &[endpoint.address()]);
+    let limit = "limits: { maxConnections: 1 }, protocol: Http2, retry: { attempts: 0 }";
+    let mesh = mesh(&format!("{}{service}", policy(limit)));
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { get(&mesh, "http://inventory/").await })
+        })
+        .collect();
+    until("all are in flight", || endpoint.in_flight() == 50).await;
+    assert_eq!(endpoint.connections(), 1);
+    assert!(shed(&mesh).is_empty());
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

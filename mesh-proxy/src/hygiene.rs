@@ -230,7 +230,8 @@ fn target<B>(request: &mut Request<B>) -> Result<(), Refusal> {
             }
         }
     }
-    if normal.is_some() || (absolute && !multiplexed) {
+    let encrypted = uri.scheme() == Some(&Scheme::HTTPS);
+    if normal.is_some() || (absolute && !multiplexed) || encrypted {
         rewrite(request, normal, multiplexed)?;
     } else if multiplexed && absolute {
         request.headers_mut().remove(HOST);
@@ -238,7 +239,9 @@ fn target<B>(request: &mut Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Puts the normal path in; in HTTP/1 the authority of the target becomes `Host`.
+/// Puts the normal path in; in HTTP/1 the authority of the target becomes `Host`. The scheme
+/// speaks of the caller's connection (`X-Forwarded-Proto` keeps it); whether the next one has TLS
+/// is for the destination to say.
 fn rewrite<B>(
     request: &mut Request<B>,
     normal: Option<String>,
@@ -255,6 +258,7 @@ fn rewrite<B>(
             Some(PathAndQuery::try_from(text).map_err(|_| bad("the target is no path"))?);
     }
     if multiplexed {
+        parts.scheme = parts.scheme.map(|_| Scheme::HTTP);
         request.headers_mut().remove(HOST);
     } else {
         parts.scheme = None;
@@ -613,6 +617,10 @@ mod tests {
         assert!(!request2.headers().contains_key(HOST));
         assert_eq!(request2.headers()[COOKIE], "a=1; b=2");
         assert_eq!(request2.headers().get_all(COOKIE).iter().count(), 1);
+        let mut encrypted = get("https://b/x", &[]);
+        *encrypted.version_mut() = Version::HTTP_2;
+        assert!(request(&mut encrypted, &edge()).is_ok());
+        assert_eq!(encrypted.uri(), "http://b/x", "the scheme was that of the caller's connection");
         let mut userinfo = get("http://u@b/", &[]);
         *userinfo.version_mut() = Version::HTTP_2;
         assert!(request(&mut userinfo, &edge()).is_err());

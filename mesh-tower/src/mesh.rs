@@ -18,7 +18,7 @@ use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Source};
 use mesh_core::route::RouteRequest;
-use mesh_core::snapshot::{DestinationConfig, Snapshot, TlsConfig, Unrouted};
+use mesh_core::snapshot::{DestinationConfig, DestinationId, Snapshot, TlsConfig, Unrouted};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -214,6 +214,9 @@ impl Mesh {
                         "the route names a destination that is gone",
                     )
                 })?;
+                if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
+                    secured(&live.snapshot, id)?;
+                }
                 let policy = routed.backend.policy.clone();
                 let mut call = new_call(request, policy, destination.clone());
                 call.rule = Some(routed.rule.clone());
@@ -361,6 +364,21 @@ impl Shared {
         all.insert(authority.into(), made.clone());
         self.plain[usize::from(https)].store(all);
         Ok(made)
+    }
+}
+
+/// Refuses what is written `https` to a destination that is called in plain text.
+fn secured(snapshot: &Snapshot, id: DestinationId) -> Result<(), Error> {
+    match snapshot.destinations().get(id.index()) {
+        Some(config) if config.tls.is_none() => Err(Error::new(
+            ErrorKind::Tls,
+            format!(
+                "the request says https, but Service {} has no `tls` section; add one, or call it with http",
+                config.name
+            ),
+        )
+        .with_destination(config.name.to_string())),
+        _ => Ok(()),
     }
 }
 

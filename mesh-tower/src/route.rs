@@ -10,7 +10,8 @@
 //! name: the destination is made at the first call and kept.
 //!
 //! Order: topmost, since everything below asks the policy that it pins.
-//! Errors: [`ErrorKind::NoRoute`], [`ErrorKind::NoDestination`]. Source: Gateway API HTTPRoute
+//! Errors: [`ErrorKind::NoRoute`], [`ErrorKind::NoDestination`]; [`ErrorKind::Tls`] for an `https`
+//! URI whose destination is configured without TLS. Source: Gateway API HTTPRoute
 //! precedence (`mesh_core::route`).
 
 use crate::call::Call;

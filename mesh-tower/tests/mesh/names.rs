@@ -127,6 +127,18 @@ async fn https_to_a_name_nobody_configured_is_verified() {
     assert_eq!(endpoint.calls(), 0);
 }
 
+#[tokio::test]
+async fn https_to_a_service_without_tls_is_refused() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let mesh = mesh(&service("inventory", &[endpoint.address()]));
+    let error = get(&mesh, "https://inventory/").await.expect_err("it would go in plain text");
+    assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+    assert_eq!(error.destination(), Some("inventory"));
+    assert!(error.message().contains("Service inventory has no `tls` section"), "{error}");
+    assert_eq!((endpoint.connections(), error.attempts()), (0, 0));
+    assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+}
+
 /// A name server that knows no name.
 async fn nothing_there() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");

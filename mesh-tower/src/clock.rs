@@ -27,18 +27,32 @@ pub fn wall() -> SystemTime {
 /// The same instant, as the core writes it.
 #[must_use]
 pub fn timestamp(instant: Instant) -> Timestamp {
-    Timestamp::ZERO + (BEFORE + instant.saturating_duration_since(origin()))
+    let origin = origin();
+    match instant.checked_duration_since(origin) {
+        Some(after) => Timestamp::ZERO + (BEFORE + after),
+        None => Timestamp::ZERO + BEFORE - (origin - instant),
+    }
 }
 
 /// The same instant, as timers take it.
 #[must_use]
 pub fn instant(timestamp: Timestamp) -> Instant {
-    let since = Duration::from_nanos(timestamp.as_nanos()).saturating_sub(BEFORE);
-    origin().checked_add(since).unwrap_or_else(|| origin() + Duration::from_secs(86_400 * 365))
+    let since = Duration::from_nanos(timestamp.as_nanos());
+    let moved = match since.checked_sub(BEFORE) {
+        Some(after) => origin().checked_add(after),
+        None => origin().checked_sub(BEFORE - since),
+    };
+    moved.unwrap_or_else(|| origin() + Duration::from_secs(86_400 * 365))
 }
 
+/// Read off the real clock: a paused one may have been moved far ahead by whoever asks first, and
+/// what other runtimes read then would lie before the origin.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the origin is the same for all clocks, paused or not"
+)]
 fn origin() -> Instant {
-    *ORIGIN.get_or_init(Instant::now)
+    *ORIGIN.get_or_init(|| Instant::from_std(std::time::Instant::now()))
 }
 
 #[cfg(test)]
@@ -51,5 +65,13 @@ mod tests {
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(now().since(start), Duration::from_millis(250));
         assert_eq!(timestamp(instant(start)), start);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instant_before_the_first_look_keeps_its_distance() {
+        let origin = origin();
+        let (early, late) = (origin - Duration::from_secs(5), origin - Duration::from_secs(2));
+        assert_eq!(timestamp(late).since(timestamp(early)), Duration::from_secs(3));
+        assert_eq!(instant(timestamp(early)), early);
     }
 }

@@ -147,6 +147,12 @@ impl Snapshot {
             .unwrap_or(&servers.mesh)
     }
 
+    /// What holds for calls that arrive at a service without a name of its own.
+    #[must_use]
+    pub const fn default_server_policy(&self) -> &Arc<ServerPolicy> {
+        &self.servers.mesh
+    }
+
     /// The policy of what has none of its own: that of the mesh.
     #[must_use]
     pub const fn default_policy(&self) -> &Arc<Policy> {

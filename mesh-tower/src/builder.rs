@@ -4,8 +4,8 @@ use crate::destination::Environment;
 use crate::mesh::Mesh;
 use crate::telemetry::Metrics;
 use crate::tls;
-use mesh_core::Error;
 use mesh_core::config::{self, Source};
+use mesh_core::{DestinationName, Error};
 use mesh_discovery::Dns;
 use std::fmt;
 use std::io;
@@ -33,6 +33,7 @@ pub struct MeshBuilder {
     dns: Option<Dns>,
     workers: usize,
     server_tls: Option<ServerTls>,
+    service: Option<DestinationName>,
 }
 
 #[derive(Debug)]
@@ -72,6 +73,14 @@ impl MeshBuilder {
         self
     }
 
+    /// Our own name: [`Mesh::server`] applies the `ServerPolicy` of this service. Without it, the
+    /// mesh's own.
+    #[must_use]
+    pub fn service(mut self, name: DestinationName) -> Self {
+        self.service = Some(name);
+        self
+    }
+
     /// Certificate and key for [`Mesh::listen`], as PEM files that are read again when they change.
     /// With `client_ca`, callers must present a certificate signed by it (mTLS).
     #[must_use]
@@ -106,7 +115,7 @@ impl MeshBuilder {
             None => None,
         };
         let environment = Environment { dns, runtime, workers: self.workers.max(1) };
-        let mesh = Mesh::start(environment, Metrics::new(), server_tls);
+        let mesh = Mesh::start(environment, Metrics::new(), server_tls, self.service);
         if !sources.is_empty() {
             mesh.configure(&sources)?;
         }

@@ -53,6 +53,8 @@ struct Shared {
     environment: Environment,
     metrics: Metrics,
     server_tls: Option<Arc<tls::Server>>,
+    /// Our own name among services.
+    service: Option<DestinationName>,
 }
 
 /// A snapshot with the destinations it names, in the same order.
@@ -130,10 +132,17 @@ impl Mesh {
         }
     }
 
-    /// The inbound layer, for an axum router or a tonic server.
+    /// The inbound layer, for an axum router or a tonic server, with the `ServerPolicy` in force for
+    /// the service that [`MeshBuilder::service`] named, else the mesh's own. The policy is read
+    /// here, once: a later configuration does not change a layer that is already made.
     #[must_use]
     pub fn server(&self) -> ServerLayer {
-        ServerLayer::with_metrics(server::Config::default(), &self.shared.metrics)
+        let snapshot = self.snapshot();
+        let policy = match &self.shared.service {
+            Some(name) => snapshot.server_policy(name),
+            None => snapshot.default_server_policy(),
+        };
+        ServerLayer::with_metrics(server::Config::clone(policy), &self.shared.metrics)
     }
 
     /// Listens for callers, with TLS where the builder was given certificates.
@@ -260,6 +269,7 @@ impl Mesh {
         environment: Environment,
         metrics: Metrics,
         server_tls: Option<Arc<tls::Server>>,
+        service: Option<DestinationName>,
     ) -> Self {
         let live = Live { snapshot: Arc::new(Snapshot::empty()), destinations: Vec::new() };
         let shared = Shared {
@@ -271,6 +281,7 @@ impl Mesh {
             environment,
             metrics,
             server_tls,
+            service,
         };
         Self { shared: Arc::new(shared), worker: Worker::default() }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use testkit::endpoint::{BlackHole, Reply, ScriptedEndpoint};
 use testkit::until;
 use tokio::time::timeout;
+use tower_service::Service as _;
 
 #[tokio::test]
 async fn one_request_too_many_is_refused_at_once() {
@@ -209,10 +210,59 @@ async fn an_endpoint_at_its_limit_sends_calls_elsewhere() {
             tokio::spawn(async move { get(&mesh, "http://inventory/").await })
         })
         .collect();
-    until("one is stuck", || slow.in_flight() == 1 && other.calls() == 1).await;
+    let in_flight = || -> u32 {
+        seen(&mesh, "inventory").endpoints.iter().map(|endpoint| endpoint.in_flight).sum()
+    };
+    until("one is stuck, the other done", || {
+        slow.in_flight() == 1 && other.calls() == 1 && in_flight() == 1
+    })
+    .await;
     for _ in 0..20 {
         assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
     }
     assert_eq!(slow.calls(), 1);
     drop(stuck);
+}
+
+#[tokio::test]
+async fn the_server_layer_follows_the_policy_of_its_service() {
+    let policy = |target: &str, requests: u32| {
+        format!(
+            "apiVersion: mesh/v1\nkind: ServerPolicy\nmetadata: {{ name: p{requests} }}\n\
+             spec: {{ targetRef: {target}, maxRequests: {requests} }}\n---\n"
+        )
+    };
+    let config = format!(
+        "{}{}{}",
+        policy("{ kind: Mesh }", 2),
+        policy("{ kind: Service, name: inventory }", 1),
+        super::service("inventory", &[std::net::SocketAddr::from(([127, 0, 0, 1], 9))]),
+    );
+    let named = |name: Option<&str>| {
+        let builder = mesh_tower::Mesh::builder().config_text("test", config.as_str());
+        match name {
+            Some(name) => builder.service(name.parse().expect("a name")),
+            None => builder,
+        }
+        .build()
+        .expect("a mesh")
+    };
+    for (name, allowed) in [(Some("inventory"), 1), (Some("other"), 2), (None, 2)] {
+        let hanging = tower::service_fn(|_: http::Request<()>| {
+            std::future::pending::<Result<http::Response<mesh_tower::Body>, std::io::Error>>()
+        });
+        let mut server = tower_layer::Layer::layer(&named(name).server(), hanging);
+        let mut held = Vec::new();
+        for _ in 0..allowed {
+            let mut serving = Box::pin(server.call(http::Request::new(())));
+            assert!(is_pending(serving.as_mut()), "{name:?}");
+            held.push(serving);
+        }
+        let refused = server.call(http::Request::new(())).await.expect("an answer");
+        assert_eq!(refused.status(), http::StatusCode::SERVICE_UNAVAILABLE, "{name:?}");
+    }
+}
+
+fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
+    future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending()
 }

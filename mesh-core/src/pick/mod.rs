@@ -6,19 +6,19 @@
 //!
 //! | policy | chooses |
 //! |---|---|
-//! | peak EWMA (default) | of `choiceCount` drawn endpoints, the one of least `E·(in flight + 1)` ([`load`](crate::load)) |
+//! | peak EWMA (default) | of `choiceCount` drawn endpoints, the one of least `E·(in flight + 1)` ([`load`]) |
 //! | least request | of `choiceCount` drawn, the one of least `((in flight + 1)^bias − 1) / weight`; the first on ties |
 //! | round robin | the next of a fixed rotation |
 //! | random | one drawn |
 //!
 //! *Draws* are distinct. One that is out (ejected, unreachable, breaker open, or tried before by
 //! this call) is drawn again, up to five times; then the level is searched from a random place.
-//! With unequal weights, draws and rotation use a [`Schedule`] made by earliest deadline first, so
+//! With unequal weights, draws and rotation use a schedule made by earliest deadline first, so
 //! that each endpoint comes up in proportion to its weight. `bias` 0 is round robin.
 //!
 //! *Priority levels*: with over-provisioning 1.4, the health of a level is
 //! `min(100, 140 × available / total)` and a level gets what the ones before it leave, up to its
-//! health; when the sum is below 100 all are scaled up ([`levels`]).
+//! health; when the sum is below 100 all are scaled up (`pick/levels.rs`).
 //!
 //! *Panic threshold*: when that sum is below 100, a level of which less than `panicThreshold`
 //! percent are available is picked from as a whole, because the few that are left would be

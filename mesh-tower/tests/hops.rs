@@ -41,7 +41,11 @@ async fn call(address: SocketAddr, request: Request<Body>) -> (StatusCode, Strin
                 connections.send(request, Protocol::Http1).await.map_err(|failed| failed.error)
             }
         }));
-    let response = service.oneshot(request).await.expect("an answer");
+    let response = match service.oneshot(request).await {
+        Ok(response) => response,
+        // The handler's own deadline may pass an instant before its server's.
+        Err(error) => return (error.kind().status(), error.to_string()),
+    };
     let status = response.status();
     let body = response.into_body().collect().await.expect("complete").to_bytes();
     (status, String::from_utf8(body.to_vec()).expect("text"))

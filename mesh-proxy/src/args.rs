@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_enum, env = "MESH_UPSTREAM_PROTOCOL")]
     pub upstream_protocol: Option<UpstreamProtocol>,
 
-    /// A configuration file; may be given more than once, a later one wins per object.
+    /// A configuration file; several are read as one, and no object may be in two of them.
     #[arg(long, value_name = "FILE", env = "MESH_CONFIG", value_delimiter = ',')]
     pub config: Vec<PathBuf>,
 

@@ -44,7 +44,8 @@ struct ServerTls {
 }
 
 impl MeshBuilder {
-    /// Reads a configuration file when built. More than one: a later file wins, object by object.
+    /// Reads a configuration file when built. Several are read as one: the same object in two of
+    /// them is an error that names both places.
     #[must_use]
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.files.push(path.into());

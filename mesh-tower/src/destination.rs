@@ -280,7 +280,8 @@ impl Destination {
 
     /// Hands the outcome of an attempt to outlier detection.
     pub(crate) fn record(&self, endpoint: &Endpoint, outcome: Outcome, now: Timestamp) {
-        let size = self.picker.load().set().members().len();
+        // Only a failure can eject, and only an ejection is bounded by the size of the set.
+        let size = if outcome.is_failure() { self.picker.load().set().members().len() } else { 0 };
         let ejection =
             self.detector.load().record(endpoint, size, outcome, now, &mut || fastrand::u64(..));
         if let Some(ejection) = ejection {

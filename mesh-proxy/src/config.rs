@@ -1,7 +1,7 @@
 //! Config: the flags as the same documents that a file holds, and the listeners they ask for.
 
 use crate::args::{Args, Protocol, Upstream, UpstreamProtocol};
-use mesh_core::config::{self, ListenerProtocol, Source};
+use mesh_core::config::{self, Direction, ListenerProtocol, Source};
 use mesh_core::snapshot::{ListenerConfig, ListenerTls, Snapshot};
 use std::fmt::Write;
 use std::io;
@@ -123,6 +123,8 @@ pub(crate) struct Wanted {
     pub(crate) protocol: Protocol,
     pub(crate) tls: Option<ListenerTls>,
     pub(crate) destination: Option<Arc<str>>,
+    /// Whether its clients are strangers.
+    pub(crate) inbound: bool,
 }
 
 /// The listeners that a snapshot asks for.
@@ -140,6 +142,7 @@ pub(crate) fn listeners(snapshot: &Snapshot) -> Vec<Wanted> {
             .destination
             .and_then(|id| snapshot.destinations().get(id.index()))
             .map(|destination| destination.name.to_string().into()),
+        inbound: listener.direction == Direction::Inbound,
     };
     snapshot.listeners().iter().map(wanted).collect()
 }

@@ -192,7 +192,7 @@ impl Proxy {
                 let (removal, removed) = oneshot::channel();
                 removals.push(removal);
                 let mesh = inner.mesh.worker(index);
-                let upstream = Upstream::new(mesh, wanted.destination.clone());
+                let upstream = Upstream::new(mesh, wanted.destination.clone(), wanted.inbound);
                 let protocol = wanted.protocol;
                 let tls = tls.clone();
                 worker

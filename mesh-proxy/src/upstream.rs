@@ -10,18 +10,22 @@ use std::sync::Arc;
 pub(crate) struct Upstream {
     mesh: Mesh,
     destination: Option<Arc<str>>,
+    /// Whether the clients are strangers.
+    inbound: bool,
 }
 
 impl Upstream {
-    /// To one destination, by its routes; without one, to the authority of each request.
-    pub(crate) const fn new(mesh: Mesh, destination: Option<Arc<str>>) -> Self {
-        Self { mesh, destination }
+    /// To one destination, by its routes; without one, to the authority of each request, which on
+    /// an inbound listener must be a configured host: a stranger does not choose whom we call.
+    pub(crate) const fn new(mesh: Mesh, destination: Option<Arc<str>>, inbound: bool) -> Self {
+        Self { mesh, destination, inbound }
     }
 
     /// For requests.
     pub(crate) fn channel(&self) -> Channel {
         match &self.destination {
             Some(name) => self.mesh.channel(name),
+            None if self.inbound => self.mesh.http_configured(),
             None => self.mesh.http(),
         }
     }

@@ -293,6 +293,28 @@ async fn a_broken_file_keeps_the_old_configuration() {
 }
 
 #[tokio::test]
+async fn strangers_do_not_choose_where_the_proxy_connects_to() {
+    let (app, other) = (Recorder::start().await, Recorder::start().await);
+    let folder = folder("strangers");
+    let path = folder.join("mesh.yaml");
+    let get = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    for (direction, status, seen) in [("Inbound", 404, 0), ("Outbound", 200, 1)] {
+        let file = file(app.address()).replace(", service: app", "").replace("Inbound", direction);
+        std::fs::write(&path, file).unwrap();
+        let process = Process::start(&["--config", path.to_str().unwrap()]);
+        let configured = exchange(process.proxy, get("app").as_bytes()).await;
+        assert_eq!(statuses(&configured), [200], "{direction}");
+        let unknown = get(&other.address().to_string());
+        let answer = exchange(process.proxy, unknown.as_bytes()).await;
+        assert_eq!(statuses(&answer), [status], "{direction}");
+        assert_eq!(other.requests().len(), seen, "{direction}");
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(text.contains("no_route_found"), status == 404, "{direction}: {text}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
 async fn admin_pages_tell_what_is_going_on() {
     let endpoint = Recorder::start().await;
     let upstream = endpoint.address().to_string();

@@ -41,6 +41,10 @@ impl Channel {
         Self(stack(mesh, &RouteLayer::new(mesh.clone())))
     }
 
+    pub(crate) fn by_configured_request(mesh: &Mesh) -> Self {
+        Self(stack(mesh, &RouteLayer::configured(mesh.clone())))
+    }
+
     pub(crate) fn named(mesh: &Mesh, name: &str) -> Self {
         Self(stack(mesh, &RouteLayer::new(mesh.clone()).authority(name)))
     }

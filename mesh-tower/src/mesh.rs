@@ -107,6 +107,13 @@ impl Mesh {
         Channel::by_request(self)
     }
 
+    /// As [`Mesh::http`], but to configured hosts only: for requests that strangers wrote, such as
+    /// those of an inbound proxy. Another host is refused as `no_route_found`.
+    #[must_use]
+    pub fn http_configured(&self) -> Channel {
+        Channel::by_configured_request(self)
+    }
+
     /// The lowest part of the stack alone, for a stack made by hand: picks an endpoint of the
     /// destination and sends.
     ///
@@ -204,8 +211,13 @@ impl Mesh {
         self.worker
     }
 
-    /// Finds the route of a request.
-    pub(crate) fn route<B>(&self, authority: &str, request: &Request<B>) -> Result<Call, Error> {
+    /// Finds the route of a request. With `plain`, a host that is not configured is a DNS name.
+    pub(crate) fn route<B>(
+        &self,
+        authority: &str,
+        request: &Request<B>,
+        plain: bool,
+    ) -> Result<Call, Error> {
         let live = self.shared.live.load();
         let looked_for = RouteRequest::new(
             authority,
@@ -231,7 +243,7 @@ impl Mesh {
                 call.rule = Some(routed.rule.clone());
                 Ok(call)
             }
-            Err(Unrouted::UnknownHost) => {
+            Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https)?;
                 Ok(new_call(request, destination.policy(), destination))

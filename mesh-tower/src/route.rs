@@ -38,6 +38,8 @@ pub struct RouteLayer {
 #[derive(Clone, Debug)]
 enum By {
     Request,
+    /// As `Request`, but a host that is not configured is refused.
+    Configured,
     Name(Authority),
     Invalid(Error),
 }
@@ -47,6 +49,13 @@ impl RouteLayer {
     #[must_use]
     pub const fn new(mesh: Mesh) -> Self {
         Self { mesh, by: By::Request }
+    }
+
+    /// Routes by each request's own authority, to configured hosts only: for requests of strangers,
+    /// who must not choose where we connect to. Another host fails with [`ErrorKind::NoRoute`].
+    #[must_use]
+    pub const fn configured(mesh: Mesh) -> Self {
+        Self { mesh, by: By::Configured }
     }
 
     /// Routes as if every request had this authority. A request that names one of its own keeps
@@ -112,15 +121,15 @@ where
 impl<S> Route<S> {
     fn find<B>(&self, request: &mut Request<B>) -> Result<Call, Error> {
         match &self.by {
-            By::Request => {
+            By::Request | By::Configured => {
                 let authority = own_authority(request)?;
-                self.mesh.route(&authority, request)
+                self.mesh.route(&authority, request, matches!(self.by, By::Request))
             }
             By::Name(name) => {
                 if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
                     complete(request, name)?;
                 }
-                self.mesh.route(name.as_str(), request)
+                self.mesh.route(name.as_str(), request, true)
             }
             By::Invalid(error) => Err(error.clone()),
         }

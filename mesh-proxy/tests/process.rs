@@ -2,95 +2,17 @@
 
 mod common;
 
+use common::process::{PATIENCE, Process, folder};
 use common::recorder::Recorder;
 use common::{exchange, statuses};
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// A running `mesh-proxy`, killed when dropped.
-struct Process {
-    child: Child,
-    proxy: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Process {
-    fn start(flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh-proxy"))
-            .args(["--workers", "1", "--admin", "127.0.0.1:0"])
-            .args(flags)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut find = |prefix: &str| loop {
-            let line = lines.next().expect("the proxy has ended").unwrap();
-            if let Some(rest) = line.strip_prefix(prefix) {
-                return rest.parse().unwrap();
-            }
-        };
-        let proxy = find("listening on ");
-        let admin = find("admin on http://");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, proxy, admin }
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "still running");
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Most memory that was resident, in KiB.
-    fn peak_memory(&self) -> u64 {
-        let mut status = String::new();
-        let path = format!("/proc/{}/status", self.child.id());
-        std::fs::File::open(path).unwrap().read_to_string(&mut status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches("kB").trim().parse().unwrap()
-    }
-
-    async fn admin(&self, method: &str, path: &str) -> (u16, String) {
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let answer = exchange(self.admin, head.as_bytes()).await;
-        (statuses(&answer)[0], String::from_utf8_lossy(&answer).into_owned())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("mesh-proxy-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}
 
 /// Reads a body of the given length, and sends one of the same length back.
 async fn swallow_and_send(listener: TcpListener, length: u64) {
@@ -206,7 +128,7 @@ async fn draining_under_load_fails_no_request() {
     let clients: Vec<_> = (0..8)
         .map(|_| tokio::spawn(client([first.proxy, second.proxy], stop.clone(), done.clone())))
         .collect();
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + PATIENCE;
     while done.load(Relaxed) < 500 {
         assert!(Instant::now() < until, "no load");
         sleep(Duration::from_millis(5)).await;
@@ -234,7 +156,7 @@ async fn a_second_signal_ends_at_once() {
     waiting.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let _held = listener.accept().await.unwrap();
     process.signal("TERM");
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + PATIENCE;
     while process.admin("GET", "/ready").await.0 != 503 {
         assert!(Instant::now() < until, "still ready");
     }
@@ -251,7 +173,7 @@ fn file(endpoint: SocketAddr) -> String {
 }
 
 async fn until(process: &Process, path: &str, wanted: impl Fn(&str) -> bool) -> String {
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + PATIENCE;
     loop {
         let (_, page) = process.admin("GET", path).await;
         if wanted(&page) {

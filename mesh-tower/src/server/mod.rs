@@ -25,6 +25,7 @@ mod body;
 mod context;
 mod record;
 
+pub use admission::{Admission, Place};
 pub use body::ResponseBody;
 pub use context::Context;
 /// Settings of a [`ServerLayer`]: what configuration calls a `ServerPolicy`.
@@ -33,7 +34,6 @@ pub use mesh_core::config::ServerPolicy as Config;
 use crate::listen::Peer;
 use crate::telemetry::{Metrics, ServerMetrics};
 use crate::{BoxError, clock};
-use admission::Admission;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
@@ -89,10 +89,8 @@ impl ServerLayer {
     /// A layer that counts into the metrics of a mesh.
     #[must_use]
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
-        let limit = config.max_requests.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        let admission = Admission::new(limit);
         let metrics = metrics.server().clone();
-        Self { shared: Arc::new(Shared { config, admission, metrics }) }
+        Self { shared: Arc::new(Shared { config, admission: Arc::default(), metrics }) }
     }
 
     /// Requests being served now, response bodies included.
@@ -148,9 +146,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &*self.shared;
         let now = clock::now();
-        let Some(place) = shared.admission.admit() else {
-            let record = Record::new(shared, &request, now, Context::default(), None);
-            return shared.refuse(record, shed(&shared.admission));
+        let place = match shared.admission.admit(shared.config.max_requests) {
+            Ok(place) => place,
+            Err(shed) => {
+                let record = Record::new(shared, &request, now, Context::default(), None);
+                return shared.refuse(record, shed);
+            }
         };
         let (context, refusal) = read(&shared.config, &request, now);
         let timer = context.expiry.map(|Expiry(at)| sleep_until(clock::instant(at)));
@@ -292,11 +293,6 @@ fn peer<B>(request: &Request<B>) -> Option<Peer> {
         return Some(Peer::clone(peer));
     }
     request.extensions().get().cloned()
-}
-
-fn shed(admission: &Admission) -> Error {
-    let limit = admission.limit().unwrap_or(usize::MAX);
-    Error::new(ErrorKind::Shed, format!("{limit} requests are being served, which is the limit"))
 }
 
 fn panicked() -> Error {

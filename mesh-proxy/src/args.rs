@@ -86,9 +86,10 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "FORMAT", env = "MESH_ACCESS_LOG")]
     pub access_log: Option<Format>,
 
-    /// Longest time that draining may take, such as 30s or 1m30s.
-    #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = span, env = "MESH_DRAIN_TIMEOUT")]
-    pub drain_timeout: Duration,
+    /// Longest time that draining may take, such as 30s or 1m30s. By default what ServerPolicies
+    /// say of the inbound listeners, the longest of several; 30s if they say nothing.
+    #[arg(long, value_name = "SPAN", value_parser = span, env = "MESH_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<Duration>,
 }
 
 /// What is spoken on a listener.
@@ -191,7 +192,7 @@ mod tests {
         .unwrap();
         let addresses = ["127.0.0.1:1", "[::1]:2"].map(|text| text.parse().unwrap());
         assert_eq!(args.upstream, Some(Upstream::Addresses(addresses.to_vec())));
-        assert_eq!(args.drain_timeout, Duration::from_secs(90));
+        assert_eq!(args.drain_timeout, Some(Duration::from_secs(90)));
         for wrong in [
             &["--listen", "127.0.0.1:0"][..],
             &["--upstream", "127.0.0.1:1"],

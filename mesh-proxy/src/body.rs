@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_tower::BoxError;
+use mesh_tower::server::Place;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -85,6 +86,8 @@ pin_project! {
         source: Source<B>,
         // Written when the body ends or is dropped; `None` while nothing is logged.
         record: Option<Box<Record>>,
+        // Given back when the body is over; `None` while calls are not counted.
+        place: Option<Place>,
     }
 }
 
@@ -99,13 +102,14 @@ pin_project! {
 
 impl<B> From<Bytes> for ResponseBody<B> {
     fn from(bytes: Bytes) -> Self {
-        Self { source: Source::Own { bytes }, record: None }
+        Self { source: Source::Own { bytes }, record: None, place: None }
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(crate) const fn endpoint(body: B) -> Self {
-        Self { source: Source::Endpoint { body }, record: None }
+    /// The endpoint's, whose call keeps its place until the body is over.
+    pub(crate) const fn endpoint(body: B, place: Option<Place>) -> Self {
+        Self { source: Source::Endpoint { body }, record: None, place }
     }
 
     /// Writes the record of an answer of our own.

@@ -1,6 +1,7 @@
 //! Config: the flags as the same documents that a file holds, and the listeners they ask for.
 
 use crate::args::{Args, Protocol, Upstream, UpstreamProtocol};
+use mesh_core::DestinationName;
 use mesh_core::config::{self, Direction, ListenerProtocol, Source};
 use mesh_core::snapshot::{ListenerConfig, ListenerTls, Snapshot};
 use std::fmt::Write;
@@ -122,7 +123,7 @@ pub(crate) struct Wanted {
     pub(crate) address: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) tls: Option<ListenerTls>,
-    pub(crate) destination: Option<Arc<str>>,
+    pub(crate) destination: Option<DestinationName>,
     /// Whether its clients are strangers.
     pub(crate) inbound: bool,
 }
@@ -141,7 +142,7 @@ pub(crate) fn listeners(snapshot: &Snapshot) -> Vec<Wanted> {
         destination: listener
             .destination
             .and_then(|id| snapshot.destinations().get(id.index()))
-            .map(|destination| destination.name.to_string().into()),
+            .map(|destination| destination.name.clone()),
         inbound: listener.direction == Direction::Inbound,
     };
     snapshot.listeners().iter().map(wanted).collect()
@@ -185,7 +186,7 @@ mod tests {
         let [listener] = &listeners(&snapshot)[..] else { panic!("{yaml}") };
         assert_eq!(listener.address, ([127, 0, 0, 1], 8080).into());
         assert_eq!(listener.protocol, Protocol::Http);
-        assert_eq!(listener.destination.as_deref(), Some("upstream"));
+        assert_eq!(listener.destination, "upstream".parse().ok());
         let tls = listener.tls.as_ref().unwrap();
         assert_eq!(tls.cert, Path::new("a\"b.crt"));
         assert_eq!(tls.client_ca.as_deref(), Some(Path::new("ca")));

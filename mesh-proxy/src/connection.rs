@@ -23,6 +23,7 @@ use crate::drain::{Draining, Signal};
 use crate::gate::{Gate, Watch};
 use crate::http::{Common, Handler};
 use crate::hygiene::Edge;
+use crate::inbound::Inbound;
 use crate::tunnel;
 use ::http::{Request, Response};
 use bytes::{Bytes, BytesMut};
@@ -99,6 +100,8 @@ pub(crate) struct Serving<S, T> {
     /// For everything else.
     pub(crate) tcp: T,
     pub(crate) protocol: Protocol,
+    /// How calls are received; `None` on an outbound listener.
+    pub(crate) inbound: Option<Arc<Inbound>>,
     pub(crate) limits: Limits,
     pub(crate) common: Arc<Common>,
     pub(crate) draining: Draining,
@@ -167,8 +170,9 @@ where
         let gate = Gate::http1(io, ahead, Arc::clone(&watch), limits.head_timeout);
         let edge = Edge::new(peer, tls);
         let common = Arc::clone(&self.common);
+        let seen = Arc::clone(&watch);
         let handler =
-            Handler::new(self.stack, edge, peer.address(), Arc::clone(&watch), self.common);
+            Handler::new(self.stack, edge, peer.address(), seen, self.common, self.inbound);
         let mut builder = http1::Builder::new();
         builder.max_header_size(limits.head).max_buf_size(limits.buffer);
         let connection = builder.serve_connection(TokioIo::new(gate), handler).with_upgrades();
@@ -205,8 +209,9 @@ where
         let gate = Gate::open(io, ahead, Arc::clone(&watch));
         let edge = Edge::new(peer, tls);
         let common = Arc::clone(&self.common);
+        let seen = Arc::clone(&watch);
         let handler =
-            Handler::new(self.stack, edge, peer.address(), Arc::clone(&watch), self.common);
+            Handler::new(self.stack, edge, peer.address(), seen, self.common, self.inbound);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -477,6 +482,7 @@ mod tests {
             stack: Okay,
             tcp: Nobody,
             protocol: Protocol::Http,
+            inbound: None,
             limits: Limits::default(),
             draining: common.draining.clone(),
             common: Arc::clone(&common),

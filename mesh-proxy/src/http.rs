@@ -1,9 +1,9 @@
 //! HTTP: one request of a client, from its head to the head of its answer.
 //!
 //! ```text
-//! hyper ─► refused by the gate? ─► hygiene ─► stack ─► hygiene ─► hyper
-//!               │ 400                │ 4xx      │ error: the answer that tells of it
-//!               └────────────────────┴──────────┴─► close, where the framing is in doubt
+//! hyper ─► refused by the gate? ─► hygiene ─► server policy ─► stack ─► hygiene ─► hyper
+//!               │ 400                │ 4xx      │ 503           │ error: the answer that tells of it
+//!               └────────────────────┴──────────┴───────────────┴─► close, where the framing is in doubt
 //! ```
 //!
 //! The stack is any tower service that takes a [`Body`](mesh_tower::Body): the mesh's channel, with the
@@ -18,6 +18,7 @@ use crate::drain::Draining;
 use crate::framing::Violation;
 use crate::gate::Watch;
 use crate::hygiene::{self, Asks, Edge, Refusal};
+use crate::inbound::Inbound;
 use crate::tunnel;
 use ::http::header::CONNECTION;
 use ::http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use mesh_core::{Error, ErrorKind};
+use mesh_tower::server::Place;
 use mesh_tower::{Body, answer};
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
@@ -45,6 +47,8 @@ pub(crate) struct Handler<S> {
     /// Requests so far.
     count: Cell<u64>,
     common: Arc<Common>,
+    /// How calls are received; `None` on an outbound listener.
+    inbound: Option<Arc<Inbound>>,
     client: SocketAddr,
 }
 
@@ -64,8 +68,17 @@ impl<S> Handler<S> {
         client: SocketAddr,
         watch: Arc<Watch>,
         common: Arc<Common>,
+        inbound: Option<Arc<Inbound>>,
     ) -> Self {
-        Self { stack: RefCell::new(stack), edge, watch, count: Cell::new(0), common, client }
+        Self {
+            stack: RefCell::new(stack),
+            edge,
+            watch,
+            count: Cell::new(0),
+            common,
+            inbound,
+            client,
+        }
     }
 }
 
@@ -101,6 +114,11 @@ where
             Ok(asks) => asks,
             Err(refusal) => return self.refuse(&refusal, grpc, record, http1),
         };
+        let received = self.inbound.as_ref().map_or(Ok(None), |own| own.receive(&mut request));
+        let place = match received {
+            Ok(place) => place,
+            Err(error) => return self.answer(&error, grpc, record, close && http1),
+        };
         let switch = (asks == Asks::Upgrade).then(|| hyper::upgrade::on(&mut request));
         if switch.is_none() && http1 {
             self.watch.decide(number, false);
@@ -122,6 +140,7 @@ where
                     grpc,
                     number,
                     switch,
+                    place,
                     watch: Arc::clone(&self.watch),
                     common: Arc::clone(&self.common),
                     record: record.take(),
@@ -141,13 +160,25 @@ where
         record: Option<Box<Record>>,
         http1: bool,
     ) -> Answer<S::Future, B> {
-        self.watch.decide(self.count.get(), false);
         let error = Error::new(ErrorKind::CallerProtocol, refusal.message.clone());
-        let mut response = respond(&error, grpc, record);
-        if !grpc {
+        let mut answer = self.answer(&error, grpc, record, http1);
+        if !grpc && let Answer::Ready { response: Some(response) } = &mut answer {
             *response.status_mut() = refusal.status;
         }
-        if http1 {
+        answer
+    }
+
+    /// The answer to a request that goes no further.
+    fn answer(
+        &self,
+        error: &Error,
+        grpc: bool,
+        record: Option<Box<Record>>,
+        close: bool,
+    ) -> Answer<S::Future, B> {
+        self.watch.decide(self.count.get(), false);
+        let mut response = respond(error, grpc, record);
+        if close {
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
         Answer::Ready { response: Some(response) }
@@ -214,6 +245,8 @@ pub(crate) struct Rest {
     /// The request's own, for the gate.
     number: u64,
     switch: Option<OnUpgrade>,
+    /// The call's, among those being served.
+    place: Option<Place>,
     watch: Arc<Watch>,
     common: Arc<Common>,
     record: Option<Box<Record>>,
@@ -262,11 +295,12 @@ impl Rest {
         mut response: Response<B>,
     ) -> Response<ResponseBody<B>> {
         hygiene::response(&mut response);
+        let mut place = self.place.take();
         if let Some(client) = self.switch.take() {
             let endpoint = response.extensions_mut().remove::<OnUpgrade>();
             let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if let (Some(endpoint), true) = (endpoint, switching) {
-                let open = self.common.draining.enter();
+                let open = (self.common.draining.enter(), place.take());
                 tokio::spawn(async move {
                     tunnel::upgraded(client, endpoint).await;
                     drop(open);
@@ -283,7 +317,7 @@ impl Rest {
         }
         let record = self.record.take();
         response.map(|body| {
-            let mut body = ResponseBody::endpoint(body);
+            let mut body = ResponseBody::endpoint(body, place);
             body.log(record);
             body
         })

@@ -13,6 +13,7 @@
 //! | `framing`, `gate` | strict HTTP/1 framing, in front of the HTTP engine |
 //! | `http` | one request, from head to head |
 //! | `path`, `hygiene` | one canonical form for what is passed on |
+//! | `inbound` | the `ServerPolicy` of what is listened for |
 //! | `body`, `tunnel` | bytes on their way through |
 //! | `access_log`, `counters` | what is told about it |
 //! | `upstream` | where it goes: the mesh's channel |
@@ -32,6 +33,7 @@ mod framing;
 mod gate;
 mod http;
 mod hygiene;
+mod inbound;
 mod listener;
 mod path;
 mod proxy;

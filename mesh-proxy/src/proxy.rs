@@ -11,9 +11,11 @@ use crate::connection::Limits;
 use crate::counters::Counters;
 use crate::drain::Draining;
 use crate::http::Common;
+use crate::inbound::Inbounds;
 use crate::listener;
 use crate::upstream::Upstream;
 use crate::worker::{Socket, Worker};
+use mesh_core::DestinationName;
 use mesh_tower::{Mesh, tls};
 use parking_lot::Mutex;
 use std::fmt;
@@ -34,6 +36,7 @@ struct Inner {
     args: Args,
     mesh: Mesh,
     workers: Vec<Worker>,
+    inbounds: Inbounds,
     counters: Arc<Counters>,
     log: Option<AccessLog>,
     listeners: tokio::sync::Mutex<Vec<Running>>,
@@ -122,10 +125,12 @@ impl Proxy {
             };
             workers.push(Worker::start(index, common, Limits::default())?);
         }
+        let inbounds = Inbounds::new(Arc::clone(mesh.metrics().server()));
         let proxy = Self(Arc::new(Inner {
             args,
             mesh,
             workers,
+            inbounds,
             counters,
             log,
             listeners: tokio::sync::Mutex::new(Vec::new()),
@@ -181,23 +186,28 @@ impl Proxy {
             .mesh
             .configure(&sources)
             .map_err(|error| StartError::Config(error.to_string()))?;
+        inner.inbounds.apply(&snapshot, &wanted);
 
         // Dropping what closes a listener closes it.
         running.retain(|known| wanted.contains(&known.wanted));
         for (wanted, sockets, tls) in fresh {
             let mut address = wanted.address;
             let mut removals = Vec::with_capacity(sockets.len());
+            let destination: Option<Arc<str>> = wanted.destination.as_ref().map(text);
             for (index, (worker, socket)) in inner.workers.iter().zip(sockets).enumerate() {
                 address = socket.local_addr()?;
                 let (removal, removed) = oneshot::channel();
                 removals.push(removal);
                 let mesh = inner.mesh.worker(index);
-                let upstream = Upstream::new(mesh, wanted.destination.clone(), wanted.inbound);
-                let protocol = wanted.protocol;
-                let tls = tls.clone();
-                worker
-                    .listen(Socket { listener: socket, protocol, tls, upstream, removed })
-                    .await?;
+                let socket = Socket {
+                    listener: socket,
+                    protocol: wanted.protocol,
+                    tls: tls.clone(),
+                    upstream: Upstream::new(mesh, destination.clone(), wanted.inbound),
+                    inbound: inner.inbounds.of(&wanted),
+                    removed,
+                };
+                worker.listen(socket).await?;
             }
             tracing::info!("{} listens on {address}", wanted.name);
             running.push(Running { wanted, address, _removals: removals });
@@ -209,6 +219,13 @@ impl Proxy {
     /// Where it listens, in the order of the configuration.
     pub async fn addresses(&self) -> Vec<SocketAddr> {
         self.0.listeners.lock().await.iter().map(|running| running.address).collect()
+    }
+
+    /// How long a drain may take: what the flag says, else the longest `drainTimeout` of the server
+    /// policies in force for the inbound listeners, else 30 s.
+    #[must_use]
+    pub fn drain_timeout(&self) -> Duration {
+        self.0.args.drain_timeout.unwrap_or_else(|| self.0.inbounds.drain_timeout())
     }
 
     /// Takes nothing new, and lets what runs finish for at most `limit`; says whether all did.
@@ -258,9 +275,15 @@ impl Proxy {
     /// Each listener's name, address, and destination if it has one of its own.
     pub(crate) async fn listeners(&self) -> Vec<(Arc<str>, SocketAddr, Option<Arc<str>>)> {
         let running = self.0.listeners.lock().await;
-        let row = |r: &Running| (r.wanted.name.clone(), r.address, r.wanted.destination.clone());
+        let row = |r: &Running| {
+            (r.wanted.name.clone(), r.address, r.wanted.destination.as_ref().map(text))
+        };
         running.iter().map(row).collect()
     }
+}
+
+fn text(name: &DestinationName) -> Arc<str> {
+    name.to_string().into()
 }
 
 #[expect(clippy::disallowed_methods, reason = "people read when a configuration was applied")]

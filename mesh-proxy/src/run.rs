@@ -65,7 +65,7 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut changes = Changes::of(&config::files(&args))?;
-    let (limit, admin) = (args.drain_timeout, args.admin);
+    let admin = args.admin;
     let proxy = Proxy::start(args).await?;
     for address in proxy.addresses().await {
         eprintln!("listening on {address}");
@@ -87,6 +87,7 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
             () = changes.next() => reload(&proxy).await,
         }
     }
+    let limit = proxy.drain_timeout();
     tracing::info!("draining for at most {limit:?}; a second signal ends at once");
     let drained = tokio::select! {
         drained = proxy.drain(limit) => drained,

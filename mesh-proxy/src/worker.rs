@@ -7,6 +7,7 @@ use crate::args::Protocol;
 use crate::connection::{Limits, Serving};
 use crate::drain::Draining;
 use crate::http::Common;
+use crate::inbound::Inbound;
 use crate::listener;
 use crate::upstream::Upstream;
 use mesh_tower::{Listener, tls};
@@ -24,6 +25,8 @@ pub(crate) struct Socket {
     pub(crate) protocol: Protocol,
     pub(crate) tls: Option<Arc<tls::Server>>,
     pub(crate) upstream: Upstream,
+    /// How calls are received; `None` on an outbound listener.
+    pub(crate) inbound: Option<Arc<Inbound>>,
     /// Resolves, or is dropped, when the listener leaves the configuration.
     pub(crate) removed: oneshot::Receiver<()>,
 }
@@ -87,7 +90,7 @@ impl Worker {
 }
 
 fn serve(socket: Socket, common: &Arc<Common>, limits: Limits, draining: &Draining) {
-    let Socket { listener, protocol, tls, upstream, removed } = socket;
+    let Socket { listener, protocol, tls, upstream, inbound, removed } = socket;
     let encrypted = tls.is_some();
     let config = mesh_tower::listen::Config::default();
     let opened = tokio::net::TcpListener::from_std(listener)
@@ -103,6 +106,7 @@ fn serve(socket: Socket, common: &Arc<Common>, limits: Limits, draining: &Draini
         stack: upstream.channel(),
         tcp: upstream,
         protocol,
+        inbound,
         limits,
         common: Arc::clone(common),
         draining: draining.clone(),

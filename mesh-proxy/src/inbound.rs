@@ -1,0 +1,269 @@
+//! Inbound: the `ServerPolicy` that holds for the calls of inbound listeners.
+//!
+//! There is one [`Inbound`] for each service that is listened for, and one for all inbound listeners
+//! without a service, which go by the policy of the mesh. Workers and listeners share it, so
+//! `maxRequests` is one count.
+//!
+//! | of the policy | here |
+//! |---|---|
+//! | `maxRequests` | a call above it is refused with [`ErrorKind::Shed`](mesh_core::ErrorKind::Shed); a place is kept until the response body, or the upgraded connection, is over |
+//! | `timeout` | the call's [`Expiry`]: up to the end of the response body, and told to the endpoint |
+//! | `trustCallers: false` | deadline and trace of the caller end here |
+//! | `drainTimeout` | bounds the drain, where no flag does; the longest counts |
+//!
+//! Connections that are not HTTP carry no calls: only `drainTimeout` means anything to them.
+//!
+//! Cost: a policy that asks nothing of calls costs a look at a flag. A place is two counts, a
+//! timeout a clock read.
+//! Order: after hygiene, so that only requests which could be served take a place; above the
+//! channel, whose deadline layer keeps the expiry.
+
+use crate::config::Wanted;
+use ::http::{HeaderName, Request};
+use mesh_core::config::ServerPolicy;
+use mesh_core::deadline::{EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout};
+use mesh_core::snapshot::Snapshot;
+use mesh_core::trace_context::TRACEPARENT;
+use mesh_core::{DestinationName, Error, Swap};
+use mesh_tower::clock;
+use mesh_tower::server::{Admission, Place};
+use mesh_tower::telemetry::ServerMetrics;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+/// What a caller says of deadline and trace. Many servers read `_` as `-`; hygiene has removed
+/// the other names that this could concern.
+const CALLERS: [HeaderName; 6] = [
+    GRPC_TIMEOUT,
+    HeaderName::from_static("grpc_timeout"),
+    EXPECTED_TIMEOUT,
+    TRACEPARENT,
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+
+/// The policy of one service, and the calls that it is busy with.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    /// Whether the policy asks anything of calls: spares the look at it.
+    asks: AtomicBool,
+    policy: Swap<ServerPolicy>,
+    admission: Arc<Admission>,
+    metrics: Arc<ServerMetrics>,
+}
+
+impl Inbound {
+    fn new(policy: &Arc<ServerPolicy>, metrics: &Arc<ServerMetrics>) -> Self {
+        Self {
+            asks: asks(policy).into(),
+            policy: Arc::clone(policy).into(),
+            admission: Arc::default(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Puts a policy in force, from the next call on.
+    fn set(&self, policy: &Arc<ServerPolicy>) {
+        self.policy.store_shared(Arc::clone(policy));
+        self.asks.store(asks(policy), Relaxed);
+    }
+
+    /// Applies the policy to a call; what is returned is to be kept until the call is over.
+    ///
+    /// # Errors
+    /// When as many calls are being served as may be. Calls that began while there was no limit
+    /// do not count.
+    pub(crate) fn receive<B>(&self, request: &mut Request<B>) -> Result<Option<Place>, Error> {
+        if self.asks.load(Relaxed) { self.apply(request) } else { Ok(None) }
+    }
+
+    fn apply<B>(&self, request: &mut Request<B>) -> Result<Option<Place>, Error> {
+        let policy = self.policy.load();
+        let place = match policy.max_requests {
+            Some(limit) => {
+                let place = self.admission.admit(Some(limit));
+                Some(place.inspect_err(|shed| self.metrics.shed(shed.kind()))?)
+            }
+            None => None,
+        };
+        if !policy.trust_callers {
+            for name in CALLERS {
+                request.headers_mut().remove(name);
+            }
+        }
+        if let Some(own) = policy.timeout {
+            let told = request.headers().get(EXPECTED_TIMEOUT);
+            let told = told.and_then(|told| parse_expected_timeout(told.as_bytes()).ok()?);
+            let timeout = told.map_or(own, |told| told.min(own));
+            request.extensions_mut().insert(Expiry(clock::now() + timeout));
+        }
+        Ok(place)
+    }
+}
+
+fn asks(policy: &ServerPolicy) -> bool {
+    policy.max_requests.is_some() || policy.timeout.is_some() || !policy.trust_callers
+}
+
+/// The policies of all inbound listeners.
+#[derive(Debug)]
+pub(crate) struct Inbounds {
+    by_service: Mutex<HashMap<Option<DestinationName>, Arc<Inbound>>>,
+    metrics: Arc<ServerMetrics>,
+}
+
+impl Inbounds {
+    /// None yet; what they refuse is counted in `metrics`.
+    pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Self {
+        Self { by_service: Mutex::default(), metrics }
+    }
+
+    /// Puts the policies of a snapshot in force for its listeners, and for the connections that
+    /// listeners before them have left.
+    pub(crate) fn apply(&self, snapshot: &Snapshot, wanted: &[Wanted]) {
+        let mut inbounds = self.by_service.lock();
+        inbounds.retain(|_, inbound| Arc::strong_count(inbound) > 1);
+        for wanted in wanted.iter().filter(|wanted| wanted.inbound) {
+            let policy = policy(snapshot, wanted.destination.as_ref());
+            inbounds
+                .entry(wanted.destination.clone())
+                .or_insert_with(|| Arc::new(Inbound::new(policy, &self.metrics)));
+        }
+        for (service, inbound) in &*inbounds {
+            inbound.set(policy(snapshot, service.as_ref()));
+        }
+    }
+
+    /// What holds for a listener; `None` for an outbound one.
+    pub(crate) fn of(&self, wanted: &Wanted) -> Option<Arc<Inbound>> {
+        self.by_service.lock().get(&wanted.destination).filter(|_| wanted.inbound).cloned()
+    }
+
+    /// The longest that one of them allows a drain to take; the default if there is none.
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        let inbounds = self.by_service.lock();
+        let allowed = inbounds.values().map(|inbound| inbound.policy.load().drain_timeout);
+        allowed.max().unwrap_or_else(|| ServerPolicy::default().drain_timeout)
+    }
+}
+
+fn policy<'a>(snapshot: &'a Snapshot, service: Option<&DestinationName>) -> &'a Arc<ServerPolicy> {
+    match service {
+        Some(name) => snapshot.server_policy(name),
+        None => snapshot.default_server_policy(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::ErrorKind;
+    use mesh_core::config::Source;
+    use mesh_tower::telemetry::Metrics;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn policy(change: impl FnOnce(&mut ServerPolicy)) -> Arc<ServerPolicy> {
+        let mut policy = ServerPolicy::default();
+        change(&mut policy);
+        Arc::new(policy)
+    }
+
+    fn inbound(change: impl FnOnce(&mut ServerPolicy)) -> Inbound {
+        Inbound::new(&policy(change), Metrics::new().server())
+    }
+
+    fn request(fields: &[(&'static str, &str)]) -> Request<()> {
+        let mut request = Request::new(());
+        for (name, value) in fields {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        request
+    }
+
+    const TOLD: [(&str, &str); 8] = [
+        ("grpc-timeout", "1S"),
+        ("grpc_timeout", "1S"),
+        ("x-envoy-expected-rq-timeout-ms", "40"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("tracestate", "a=1"),
+        ("tracestate", "b=2"),
+        ("baggage", "a=1"),
+        ("x-request-id", "1"),
+    ];
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_asks_nothing_leaves_a_call_alone() {
+        let mut request = request(&TOLD);
+        let place = inbound(|policy| policy.drain_timeout = MS).receive(&mut request).unwrap();
+        assert!(place.is_none() && request.extensions().is_empty());
+        assert_eq!(request.headers().len(), TOLD.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_an_untrusted_caller_neither_deadline_nor_trace_is_left() {
+        let mut request = request(&TOLD);
+        inbound(|policy| policy.trust_callers = false).receive(&mut request).unwrap();
+        let left: Vec<_> = request.headers().keys().collect();
+        assert_eq!(left, ["x-request-id"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_shorter_of_ours_and_a_believed_timeout_bounds_the_call() {
+        for (trusted, ours, expected) in [(true, 30, 30), (true, 50, 40), (false, 50, 50)] {
+            let inbound = inbound(|policy| {
+                policy.timeout = Some(ours * MS);
+                policy.trust_callers = trusted;
+            });
+            let mut request = request(&TOLD);
+            inbound.receive(&mut request).unwrap();
+            let expiry = request.extensions().get::<Expiry>().copied();
+            assert_eq!(expiry, Some(Expiry(clock::now() + expected * MS)), "{trusted} {ours}");
+        }
+    }
+
+    #[test]
+    fn shed_calls_are_counted_and_a_new_limit_counts_those_being_served() {
+        let inbound = inbound(|policy| policy.max_requests = Some(2));
+        let _first = inbound.receive(&mut request(&[])).unwrap();
+        let second = inbound.receive(&mut request(&[])).unwrap();
+        inbound.set(&policy(|policy| policy.max_requests = Some(1)));
+        drop(second);
+        assert!(inbound.receive(&mut request(&[])).is_err());
+        inbound.set(&policy(|policy| policy.max_requests = Some(2)));
+        assert!(inbound.receive(&mut request(&[])).is_ok());
+        assert_eq!(inbound.metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::Shed, 1)]);
+    }
+
+    #[test]
+    fn connections_of_a_listener_that_is_gone_keep_to_the_policy_of_their_service() {
+        let read = |listener: &str, limit: u32| {
+            let yaml = format!(
+                "apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: app }}\n\
+                 spec: {{ endpoints: {{ static: ['127.0.0.1:9'] }} }}\n---\n\
+                 apiVersion: mesh/v1\nkind: ServerPolicy\nmetadata: {{ name: app }}\n\
+                 spec: {{ targetRef: {{ kind: Service, name: app }}, maxRequests: {limit} }}\n\
+                 {listener}"
+            );
+            let snapshot = crate::config::snapshot(&[Source::new("test", yaml)]).unwrap();
+            let wanted = crate::config::listeners(&snapshot);
+            (snapshot, wanted)
+        };
+        let listener = "---\napiVersion: mesh/v1\nkind: Listener\nmetadata: { name: main }\n\
+                        spec: { direction: Inbound, address: '127.0.0.1:0', service: app }";
+        let inbounds = Inbounds::new(Arc::clone(Metrics::new().server()));
+        let (snapshot, wanted) = read(listener, 1);
+        inbounds.apply(&snapshot, &wanted);
+        let connection = inbounds.of(&wanted[0]).unwrap();
+
+        let (snapshot, none) = read("", 7);
+        inbounds.apply(&snapshot, &none);
+        assert_eq!(connection.policy.load().max_requests, Some(7));
+        drop(connection);
+        inbounds.apply(&snapshot, &none);
+        assert!(inbounds.by_service.lock().is_empty(), "nobody is left");
+    }
+}

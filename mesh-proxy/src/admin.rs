@@ -63,12 +63,16 @@ impl Admin {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 format!(
-                    "admin pages are for this machine only, and {address} is no loopback address"
+                    "admin pages are for this machine only, and --admin {address} is no loopback address"
                 ),
             ));
         }
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+            let what = format!(
+                "cannot serve admin pages on {address}: {error}; give another address with --admin \
+                 (MESH_ADMIN_LISTEN), port 0 for any that is free, or `off`"
+            );
+            io::Error::new(error.kind(), what)
         })?;
         Ok(Self { address: listener.local_addr()?, listener })
     }

@@ -2,19 +2,23 @@
 
 use crate::access_log::Format;
 use clap::{Parser, ValueEnum};
-use std::net::SocketAddr;
+use mesh_core::config::span;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// A sidecar and front proxy made of the mesh's layers.
 ///
 /// With `--listen` and `--upstream` no file is needed; `--config` loads listeners and
-/// destinations from a file, which is read again when it changes.
+/// destinations from a file, which is read again when it changes. The flags about TLS and
+/// protocols are for that listener and that upstream: without them they are refused, because in
+/// a file each listener and each destination has settings of its own.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "mesh-proxy",
     version,
-    after_help = "Examples:\n  mesh-proxy --listen 0.0.0.0:8080 --upstream 10.0.0.1:80,10.0.0.2:80\n  mesh-proxy --config mesh.yaml --admin 127.0.0.1:19000"
+    after_help = "Examples:\n  mesh-proxy --listen 0.0.0.0:8080 --upstream 10.0.0.1:80,10.0.0.2:80\n  mesh-proxy --config mesh.yaml --admin off"
 )]
 #[non_exhaustive]
 pub struct Args {
@@ -26,12 +30,12 @@ pub struct Args {
     #[arg(long, value_name = "ADDR,…", env = "MESH_UPSTREAM", requires = "listen")]
     pub upstream: Option<Upstream>,
 
-    /// What is spoken on the listener.
-    #[arg(long, value_enum, default_value_t = Protocol::Auto, env = "MESH_PROTOCOL")]
-    pub protocol: Protocol,
+    /// What is spoken on the listener; by default what the first bytes say.
+    #[arg(long, value_enum, env = "MESH_PROTOCOL", requires = "listen")]
+    pub protocol: Option<Protocol>,
 
     /// What the endpoints speak; by default HTTP/1.1, and HTTP/2 for gRPC.
-    #[arg(long, value_enum, env = "MESH_UPSTREAM_PROTOCOL")]
+    #[arg(long, value_enum, env = "MESH_UPSTREAM_PROTOCOL", requires = "listen")]
     pub upstream_protocol: Option<UpstreamProtocol>,
 
     /// A configuration file; several are read as one, and no object may be in two of them.
@@ -47,40 +51,76 @@ pub struct Args {
     pub workers: Option<std::num::NonZeroUsize>,
 
     /// PEM file of the certificate chain that the listener shows.
-    #[arg(long, value_name = "FILE", env = "MESH_TLS_CERT", requires = "tls_key")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MESH_TLS_CERT",
+        requires = "tls_key",
+        requires = "listen"
+    )]
     pub tls_cert: Option<PathBuf>,
 
     /// PEM file of its key.
-    #[arg(long, value_name = "FILE", env = "MESH_TLS_KEY", requires = "tls_cert")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MESH_TLS_KEY",
+        requires = "tls_cert",
+        requires = "listen"
+    )]
     pub tls_key: Option<PathBuf>,
 
     /// PEM file of authorities; with it, every client must show a certificate of one of them.
-    #[arg(long, value_name = "FILE", env = "MESH_TLS_CLIENT_CA", requires = "tls_cert")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MESH_TLS_CLIENT_CA",
+        requires = "tls_cert",
+        requires = "listen"
+    )]
     pub tls_client_ca: Option<PathBuf>,
 
     /// Speak TLS to the endpoints, trusting the authorities of the system.
-    #[arg(long, env = "MESH_UPSTREAM_TLS")]
+    #[arg(long, env = "MESH_UPSTREAM_TLS", requires_if("true", "listen"))]
     pub upstream_tls: bool,
 
     /// PEM file of the authorities that endpoints are trusted by; implies --upstream-tls.
-    #[arg(long, value_name = "FILE", env = "MESH_UPSTREAM_CA")]
+    #[arg(long, value_name = "FILE", env = "MESH_UPSTREAM_CA", requires = "listen")]
     pub upstream_ca: Option<PathBuf>,
 
     /// PEM file of the certificate to show to endpoints; implies --upstream-tls.
-    #[arg(long, value_name = "FILE", env = "MESH_UPSTREAM_CERT", requires = "upstream_key")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MESH_UPSTREAM_CERT",
+        requires = "upstream_key",
+        requires = "listen"
+    )]
     pub upstream_cert: Option<PathBuf>,
 
     /// PEM file of its key.
-    #[arg(long, value_name = "FILE", env = "MESH_UPSTREAM_KEY", requires = "upstream_cert")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MESH_UPSTREAM_KEY",
+        requires = "upstream_cert",
+        requires = "listen"
+    )]
     pub upstream_key: Option<PathBuf>,
 
     /// DNS name or spiffe:// identity that endpoints must prove; implies --upstream-tls.
-    #[arg(long, value_name = "NAME", env = "MESH_UPSTREAM_NAME")]
+    #[arg(long, value_name = "NAME", env = "MESH_UPSTREAM_NAME", requires = "listen")]
     pub upstream_name: Option<String>,
 
-    /// Where the admin pages are served; only loopback addresses are accepted.
-    #[arg(long, value_name = "ADDR", env = "MESH_ADMIN_LISTEN")]
-    pub admin: Option<SocketAddr>,
+    /// Where the admin pages are served: a loopback address, on which port 0 picks a free one and
+    /// prints it, or `off`.
+    #[arg(
+        long,
+        value_name = "ADDR|off",
+        default_value_t = AdminListen::DEFAULT,
+        env = "MESH_ADMIN_LISTEN"
+    )]
+    pub admin: AdminListen,
 
     /// Writes a line per request to stdout.
     #[arg(long, value_enum, value_name = "FORMAT", env = "MESH_ACCESS_LOG")]
@@ -88,7 +128,7 @@ pub struct Args {
 
     /// Longest time that draining may take, such as 30s or 1m30s. By default what ServerPolicies
     /// say of the inbound listeners, the longest of several; 30s if they say nothing.
-    #[arg(long, value_name = "SPAN", value_parser = span, env = "MESH_DRAIN_TIMEOUT")]
+    #[arg(long, value_name = "SPAN", value_parser = span::parse, env = "MESH_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Duration>,
 }
 
@@ -147,29 +187,42 @@ impl std::str::FromStr for Upstream {
     }
 }
 
-/// A span by GEP-2257: `1h`, `30s`, `1m30s500ms`.
-fn span(text: &str) -> Result<Duration, String> {
-    let invalid = || format!("`{text}` is no span such as 30s or 1m30s");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-        let (number, after) = rest.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let millis = match unit {
-            "h" => 3_600_000,
-            "m" => 60_000,
-            "s" => 1000,
-            "ms" => 1,
-            _ => return Err(invalid()),
-        };
-        let part = number.checked_mul(millis).ok_or_else(invalid)?;
-        total = total.checked_add(Duration::from_millis(part)).ok_or_else(invalid)?;
-        rest = after;
+/// Where admin pages are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdminListen {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+impl AdminListen {
+    /// 127.0.0.1:19000, the port of Envoy's admin pages beside Consul.
+    pub const DEFAULT: Self = Self::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19000));
+}
+
+impl std::str::FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => address
+                .parse()
+                .map(Self::At)
+                .map_err(|_| format!("`{address}` is neither ip:port nor `off`")),
+        }
     }
-    if text.is_empty() { Err(invalid()) } else { Ok(total) }
+}
+
+impl fmt::Display for AdminListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +246,7 @@ mod tests {
         let addresses = ["127.0.0.1:1", "[::1]:2"].map(|text| text.parse().unwrap());
         assert_eq!(args.upstream, Some(Upstream::Addresses(addresses.to_vec())));
         assert_eq!(args.drain_timeout, Some(Duration::from_secs(90)));
+        assert_eq!((args.protocol, args.admin), (None, AdminListen::DEFAULT));
         for wrong in [
             &["--listen", "127.0.0.1:0"][..],
             &["--upstream", "127.0.0.1:1"],
@@ -200,11 +254,18 @@ mod tests {
             &["--listen", "127.0.0.1:0", "--upstream", "inventory:80"],
             &["--listen", "127.0.0.1:0", "--upstream", "dns://"],
             &["--drain-timeout", "30"],
-            &["--tls-cert", "a"],
+            &["--drain-timeout", "1s1s1s1s1s"],
+            &["--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1", "--tls-cert", "a"],
+            &["--admin", "19000"],
+            &["--admin", "of"],
             &["--workers", "0"],
         ] {
             let args = std::iter::once("mesh-proxy").chain(wrong.iter().copied());
             assert!(Args::try_parse_from(args).is_err(), "{wrong:?}");
+        }
+        for text in ["off", "127.0.0.1:19000", "[::1]:0"] {
+            let admin: AdminListen = text.parse().unwrap();
+            assert_eq!(admin.to_string(), text);
         }
         assert_eq!("dns://inventory:80".parse(), Ok(Upstream::Dns("inventory:80".into())));
     }

@@ -58,7 +58,7 @@ fn write_documents(
     if tls {
         writeln!(yaml, "  tls: {{{}}}", fields.join(", "))?;
     }
-    let protocol = match args.protocol {
+    let protocol = match args.protocol.unwrap_or(Protocol::Auto) {
         Protocol::Auto => "auto",
         Protocol::Http => "http",
         Protocol::Tcp => "tcp",

@@ -4,7 +4,7 @@
 //! Exit codes: 0 drained in time, 1 failed or cut off.
 
 use crate::admin::Admin;
-use crate::args::Args;
+use crate::args::{AdminListen, Args};
 use crate::config;
 use crate::proxy::Proxy;
 use crate::reload::Changes;
@@ -44,12 +44,23 @@ fn print_config(args: &Args) -> ExitCode {
     }
 }
 
-/// Logs go to stderr; `MESH_LOG`, else `RUST_LOG`, else `info` says which.
+/// Logs go to stderr, for people or, with `MESH_LOG_FORMAT=json`, as JSON.
 fn logs() {
-    let filter = EnvFilter::try_from_env("MESH_LOG")
-        .or_else(|_| EnvFilter::try_from_default_env())
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = std::env::var("MESH_LOG_FORMAT").is_ok_and(|format| format == "json");
+    let (filter, wrong) = log_filter();
+    let json = match std::env::var_os("MESH_LOG_FORMAT") {
+        Some(format) if format == "json" => true,
+        Some(format) if format != "text" && !format.is_empty() => {
+            eprintln!(
+                "warning: MESH_LOG_FORMAT={} is not text or json: logs are text",
+                format.display()
+            );
+            false
+        }
+        _ => false,
+    };
+    if let Some(wrong) = wrong {
+        eprintln!("warning: {wrong}");
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // Fails only where a subscriber is installed already, whose owner wants it so.
     let _ = if json {
@@ -60,24 +71,42 @@ fn logs() {
     };
 }
 
+/// What `MESH_LOG` asks for, else `RUST_LOG`, else `info`; and what is wrong with it, in which
+/// case it is `info` too: a proxy that is silent about everything is worse.
+fn log_filter() -> (EnvFilter, Option<String>) {
+    let set =
+        |name| std::env::var_os(name).filter(|text| !text.is_empty()).map(|text| (name, text));
+    let Some((name, text)) = set("MESH_LOG").or_else(|| set("RUST_LOG")) else {
+        return (EnvFilter::new("info"), None);
+    };
+    let text = text.to_string_lossy();
+    match EnvFilter::try_new(&text) {
+        Ok(filter) => (filter, None),
+        Err(error) => {
+            let wrong = format!("{name}={text} is no filter ({error}): logs are at info");
+            (EnvFilter::new("info"), Some(wrong))
+        }
+    }
+}
+
 async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut changes = Changes::of(&config::files(&args))?;
-    let admin = args.admin;
+    // Before the proxy, so that nobody is served by one that then ends for the admin's port.
+    let admin = match args.admin {
+        AdminListen::Off => None,
+        AdminListen::At(address) => Some(Admin::bind(address).await?),
+    };
     let proxy = Proxy::start(args).await?;
     for address in proxy.addresses().await {
         eprintln!("listening on {address}");
     }
-    let admin = match admin {
-        Some(address) => {
-            let admin = Admin::bind(address).await?;
-            eprintln!("admin on http://{}", admin.address());
-            Some(tokio::spawn(admin.serve(proxy.clone())))
-        }
-        None => None,
-    };
+    let admin = admin.map(|admin| {
+        eprintln!("admin on http://{}", admin.address());
+        tokio::spawn(admin.serve(proxy.clone()))
+    });
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

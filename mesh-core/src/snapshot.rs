@@ -11,7 +11,7 @@ use crate::endpoint::EndpointSpec;
 use crate::name::DestinationName;
 use crate::policy::Policy;
 use crate::route::{self, Backend, Entries, HostTable, RouteRequest, Rule};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub(crate) own: Vec<Entries>,
     /// By destination: the rule of its connections.
     pub(crate) tcp: Vec<Arc<Rule>>,
+    /// Those to which a `TCPRoute` is attached.
+    pub(crate) tcp_routed: HashSet<DestinationId>,
     pub(crate) listeners: Vec<ListenerConfig>,
     pub(crate) servers: ServerPolicies,
     pub(crate) default_policy: Arc<Policy>,
@@ -123,6 +125,12 @@ impl Snapshot {
             Some(backend) => Ok(Routed { rule, backend }),
             None => Err(Unrouted::NoBackend { rule: rule.name.clone() }),
         }
+    }
+
+    /// Whether a `TCPRoute` is attached to a destination.
+    #[must_use]
+    pub fn has_tcp_route(&self, destination: DestinationId) -> bool {
+        self.tcp_routed.contains(&destination)
     }
 
     /// What is tried for the host of an authority, in order.

@@ -136,11 +136,12 @@ pub struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// By the first bytes: HTTP/1, HTTP/2, or else bytes.
+    /// HTTP/1 or HTTP/2, unless the Service of the listener takes bytes; that of --upstream does
+    /// not.
     Auto,
     /// HTTP/1 or HTTP/2; all else is refused.
     Http,
-    /// Bytes.
+    /// Bytes of any kind, relayed to one endpoint as they come.
     Tcp,
 }
 

@@ -1,9 +1,10 @@
 //! Config: the flags as the same documents that a file holds, and the listeners they ask for.
 
 use crate::args::{Args, Protocol, Upstream, UpstreamProtocol};
+use crate::detect::Takes;
 use mesh_core::DestinationName;
-use mesh_core::config::{self, Direction, ListenerProtocol, Source};
-use mesh_core::snapshot::{ListenerConfig, ListenerTls, Snapshot};
+use mesh_core::config::{self, AppProtocol, Direction, ListenerProtocol, Source};
+use mesh_core::snapshot::{DestinationId, ListenerConfig, ListenerTls, Snapshot};
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
@@ -121,7 +122,7 @@ pub(crate) fn snapshot(sources: &[Source]) -> Result<Snapshot, config::Errors> {
 pub(crate) struct Wanted {
     pub(crate) name: Arc<str>,
     pub(crate) address: SocketAddr,
-    pub(crate) protocol: Protocol,
+    pub(crate) takes: Takes,
     pub(crate) tls: Option<ListenerTls>,
     pub(crate) destination: Option<DestinationName>,
     /// Whether its clients are strangers.
@@ -133,11 +134,7 @@ pub(crate) fn listeners(snapshot: &Snapshot) -> Vec<Wanted> {
     let wanted = |listener: &ListenerConfig| Wanted {
         name: Arc::clone(&listener.name),
         address: listener.address,
-        protocol: match listener.protocol {
-            ListenerProtocol::Http => Protocol::Http,
-            ListenerProtocol::Tcp => Protocol::Tcp,
-            _ => Protocol::Auto,
-        },
+        takes: takes(snapshot, listener),
         tls: listener.tls.clone(),
         destination: listener
             .destination
@@ -146,6 +143,20 @@ pub(crate) fn listeners(snapshot: &Snapshot) -> Vec<Wanted> {
         inbound: listener.direction == Direction::Inbound,
     };
     snapshot.listeners().iter().map(wanted).collect()
+}
+
+/// What a listener takes. Bytes need a word that says so: they pass by all rules for requests.
+fn takes(snapshot: &Snapshot, listener: &ListenerConfig) -> Takes {
+    let is_tcp = |id: DestinationId| {
+        let destination = snapshot.destinations().get(id.index());
+        destination.is_some_and(|known| known.app_protocol == AppProtocol::Tcp)
+    };
+    match (listener.protocol, listener.destination) {
+        (ListenerProtocol::Tcp, _) => Takes::Bytes,
+        (ListenerProtocol::Auto, Some(id)) if is_tcp(id) => Takes::Bytes,
+        (ListenerProtocol::Auto, Some(id)) if snapshot.has_tcp_route(id) => Takes::Either,
+        _ => Takes::Http,
+    }
 }
 
 #[cfg(test)]
@@ -185,13 +196,51 @@ mod tests {
         });
         let [listener] = &listeners(&snapshot)[..] else { panic!("{yaml}") };
         assert_eq!(listener.address, ([127, 0, 0, 1], 8080).into());
-        assert_eq!(listener.protocol, Protocol::Http);
+        assert_eq!(listener.takes, Takes::Http);
         assert_eq!(listener.destination, "upstream".parse().ok());
         let tls = listener.tls.as_ref().unwrap();
         assert_eq!(tls.cert, Path::new("a\"b.crt"));
         assert_eq!(tls.client_ca.as_deref(), Some(Path::new("ca")));
         let tls = snapshot.destinations()[0].tls.as_ref().unwrap();
         assert_eq!(tls.subject_alt_names, ["spiffe://mesh.test/ns/a/sa/b"]);
+    }
+
+    #[test]
+    fn bytes_are_taken_only_where_something_says_so() {
+        let read = |protocol: &str, service: &str, more: &str| {
+            let yaml = format!(
+                "apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: app }}\n\
+                 spec: {{ endpoints: {{ static: ['127.0.0.1:9'] }}{service} }}\n---\n\
+                 apiVersion: mesh/v1\nkind: Listener\nmetadata: {{ name: main }}\n\
+                 spec: {{ direction: Inbound, address: '127.0.0.1:0', protocol: {protocol}, \
+                 service: app }}\n{more}"
+            );
+            let snapshot = snapshot(&[Source::new("test", yaml)]).unwrap();
+            listeners(&snapshot)[0].takes
+        };
+        let route = |kind: &str, parent: &str| {
+            format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n\
+                 metadata: {{ name: r }}\nspec:\n  parentRefs: [{{ kind: Service, name: {parent} }}]\n  \
+                 rules: [{{ backendRefs: [{{ name: app }}] }}]\n"
+            )
+        };
+        let other = "---\napiVersion: mesh/v1\nkind: Service\nmetadata: { name: other }\n\
+                     spec: { endpoints: { static: ['127.0.0.1:9'] }, appProtocol: tcp }\n"
+            .to_owned();
+        for (protocol, service, more, expected) in [
+            ("auto", "", String::new(), Takes::Http),
+            ("auto", ", appProtocol: grpc", String::new(), Takes::Http),
+            ("auto", "", route("HTTPRoute", "app"), Takes::Http),
+            ("auto", "", other.clone() + &route("TCPRoute", "other"), Takes::Http),
+            ("auto", "", route("TCPRoute", "app"), Takes::Either),
+            ("auto", ", appProtocol: tcp", String::new(), Takes::Bytes),
+            ("auto", ", appProtocol: tcp", route("TCPRoute", "app"), Takes::Bytes),
+            ("http", ", appProtocol: tcp", route("TCPRoute", "app"), Takes::Http),
+            ("tcp", "", String::new(), Takes::Bytes),
+        ] {
+            assert_eq!(read(protocol, service, &more), expected, "{protocol}{service} {more}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Connection: one client, from its first byte to its end.
 //!
 //! ```text
-//! accepted ─ first bytes ─┬─ HTTP/1 ─► gate ─► hyper ─► handler per request
-//!            (≤ 10 s)     ├─ HTTP/2 ─────────► hyper ─► handler per stream
-//!                         ├─ PROXY protocol ─► closed
-//!                         └─ anything else, or silence ─► relayed to one endpoint
+//! accepted ─ first bytes ─┬─ HTTP/2 ─────────────────► hyper ─► handler per stream
+//!            (≤ 10 s)     ├─ anything else ─► gate ──► hyper ─► handler per request, or 400
+//!                         └─ silence ─► closed
 //! ```
+//!
+//! Where the configuration says so ([`Takes`]), what is not HTTP, and silence, is relayed to one
+//! endpoint instead. It passes what requests must pass by, so nothing else may lead there.
 //!
 //! One timer per connection serves all its deadlines. It is not touched per request: when it
 //! fires, it looks whether anything moved since, so an idle connection ends between one and two
@@ -16,9 +18,8 @@
 //! then on, and a connection that stays quiet is closed [`QUIET`] later, so that a request which
 //! is just under way is still answered.
 
-use crate::args::Protocol;
 use crate::counters::Reject;
-use crate::detect::{self, Speaks};
+use crate::detect::{Speaks, Takes, detect};
 use crate::drain::{Draining, Signal};
 use crate::gate::{Gate, Watch};
 use crate::http::{Common, Handler};
@@ -97,9 +98,9 @@ impl Default for Limits {
 pub(crate) struct Serving<S, T> {
     /// For HTTP requests.
     pub(crate) stack: S,
-    /// For everything else.
+    /// For bytes, where they are taken.
     pub(crate) tcp: T,
-    pub(crate) protocol: Protocol,
+    pub(crate) takes: Takes,
     /// How calls are received; `None` on an outbound listener.
     pub(crate) inbound: Option<Arc<Inbound>>,
     pub(crate) limits: Limits,
@@ -129,10 +130,10 @@ where
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (speaks, ahead) = match self.protocol {
-            Protocol::Tcp => (Speaks::Tcp, Bytes::new()),
-            protocol => {
-                match first_bytes(&mut io, protocol, self.limits.first_byte, &self.common).await {
+        let (speaks, ahead) = match self.takes {
+            Takes::Bytes => (Speaks::Bytes, Bytes::new()),
+            takes => {
+                match first_bytes(&mut io, takes, self.limits.first_byte, &self.common).await {
                     Some(first) => first,
                     None => return,
                 }
@@ -140,8 +141,7 @@ where
         };
         let watch = Arc::new(Watch::default());
         match speaks {
-            Speaks::ProxyHeader => self.common.counters.reject(Reject::ProxyHeader),
-            Speaks::Tcp => {
+            Speaks::Bytes => {
                 let mut io = Gate::open(io, ahead, Arc::clone(&watch));
                 match self.tcp.dial().await {
                     Ok(mut endpoint) => {
@@ -157,13 +157,25 @@ where
                     Err(error) => tracing::warn!(%error, "no endpoint for a connection"),
                 }
             }
-            Speaks::Http1 => self.http1(io, ahead, &peer, tls, watch).await,
+            Speaks::Http1 => self.http1(io, ahead, &peer, tls, watch, None).await,
+            // It is no request: the engine refuses it as such.
+            Speaks::ProxyHeader => {
+                self.http1(io, ahead, &peer, tls, watch, Some(Reject::ProxyHeader)).await;
+            }
             Speaks::Http2 => self.http2(io, ahead, &peer, tls, watch).await,
         }
     }
 
-    async fn http1<IO>(self, io: IO, ahead: Bytes, peer: &Peer, tls: bool, watch: Arc<Watch>)
-    where
+    /// `refused` is what is wrong with the first bytes, where that is known.
+    async fn http1<IO>(
+        self,
+        io: IO,
+        ahead: Bytes,
+        peer: &Peer,
+        tls: bool,
+        watch: Arc<Watch>,
+        refused: Option<Reject>,
+    ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = self.limits;
@@ -188,13 +200,15 @@ where
             phase: Phase::Fresh,
         };
         let ended = driven.await;
-        match (watch.violation(), &ended) {
-            (Some(why), _) => common.counters.reject(Reject::Framing(why)),
-            (None, Some(Err(error))) if error.is_parse() => {
-                common.counters.reject(Reject::Syntax);
-            }
-            (None, None) => common.counters.reject(Reject::Slow),
-            (None, Some(_)) => {}
+        let why = match (watch.violation(), &ended) {
+            _ if refused.is_some() => refused,
+            (Some(why), _) => Some(Reject::Framing(why)),
+            (None, Some(Err(error))) if error.is_parse() => Some(Reject::Syntax),
+            (None, None) => Some(Reject::Slow),
+            (None, Some(_)) => None,
+        };
+        if let Some(why) = why {
+            common.counters.reject(why);
         }
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, client = %peer.address(), "connection ended early");
@@ -250,7 +264,7 @@ where
 /// Reads until it is clear what the client speaks; `None` if it is gone.
 async fn first_bytes(
     io: &mut (impl AsyncRead + Unpin),
-    protocol: Protocol,
+    takes: Takes,
     limit: Duration,
     common: &Common,
 ) -> Option<(Speaks, Bytes)> {
@@ -261,10 +275,7 @@ async fn first_bytes(
                 Ok(0) | Err(_) => return None,
                 Ok(_) => {}
             }
-            let speaks = match protocol {
-                Protocol::Http => detect::detect_http(&ahead),
-                _ => detect::detect(&ahead),
-            };
+            let speaks = detect(&ahead, takes);
             if speaks.is_some() {
                 return speaks;
             }
@@ -275,7 +286,7 @@ async fn first_bytes(
         Ok(Some(speaks)) => Some((speaks, ahead.freeze())),
         // The client has ended before it said enough.
         Ok(None) => None,
-        Err(_elapsed) if protocol == Protocol::Auto => Some((Speaks::Tcp, ahead.freeze())),
+        Err(_elapsed) if takes == Takes::Either => Some((Speaks::Bytes, ahead.freeze())),
         Err(_elapsed) => {
             common.counters.reject(Reject::Slow);
             None
@@ -463,25 +474,37 @@ mod tests {
         }
     }
 
+    /// Answers whatever it is given with `endpoint: ` and the same.
     #[derive(Clone)]
-    struct Nobody;
+    struct Repeat;
 
-    impl Dial for Nobody {
+    impl Dial for Repeat {
         type Stream = DuplexStream;
 
         async fn dial(&self) -> Result<DuplexStream, Error> {
-            Err(mesh_core::ErrorKind::NoHealthyEndpoint.into())
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (mut from, mut to) = tokio::io::split(far);
+            tokio::spawn(async move {
+                to.write_all(b"endpoint: ").await?;
+                tokio::io::copy(&mut from, &mut to).await?;
+                to.shutdown().await
+            });
+            Ok(near)
         }
     }
 
     /// A client's end, the counters, and how to start draining.
     fn connect() -> (DuplexStream, Arc<Common>) {
+        connect_to(Takes::Http)
+    }
+
+    fn connect_to(takes: Takes) -> (DuplexStream, Arc<Common>) {
         let (client, server) = tokio::io::duplex(1 << 16);
         let common = Arc::new(Common::default());
         let serving = Serving {
             stack: Okay,
-            tcp: Nobody,
-            protocol: Protocol::Http,
+            tcp: Repeat,
+            takes,
             inbound: None,
             limits: Limits::default(),
             draining: common.draining.clone(),
@@ -501,7 +524,11 @@ mod tests {
     }
 
     fn slow_clients(common: &Common) -> u64 {
-        common.counters.rejected().find(|(name, _)| *name == "slow_client").unwrap().1
+        rejected(common, "slow_client")
+    }
+
+    fn rejected(common: &Common, reason: &str) -> u64 {
+        common.counters.rejected().find(|(name, _)| *name == reason).unwrap().1
     }
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -512,6 +539,90 @@ mod tests {
         let (took, said) = until_closed(&mut client).await;
         assert_eq!((took.as_secs(), &*said), (10, ""));
         assert_eq!(slow_clients(&common), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_reach_an_endpoint_only_where_they_are_taken() {
+        for (first, then, reason) in [
+            (&b"PING\r\n"[..], &b"more"[..], "not_http"),
+            (b"\x16\x03\x01\x02\x00\x01", b"\r\n\r\n", "not_http"),
+            (b"SSH-2.0-OpenSSH\r\n", b"", "not_http"),
+            (b"", GET, "slow_client"),
+        ] {
+            let shown = first.escape_ascii();
+            let (mut client, common) = connect_to(Takes::Http);
+            client.write_all(first).await.unwrap();
+            if first.is_empty() {
+                sleep(Duration::from_secs(11)).await;
+            }
+            // Whoever was refused may be gone already.
+            let _ = client.write_all(then).await;
+            let _ = client.shutdown().await;
+            let (_, said) = until_closed(&mut client).await;
+            let expected = if first.is_empty() { "" } else { "HTTP/1.1 400 Bad Request" };
+            assert_eq!(said.lines().next().unwrap_or_default(), expected, "{shown}");
+            assert!(!said.contains("endpoint"), "{shown}: {said}");
+            assert_eq!(rejected(&common, reason), 1, "{shown}");
+
+            let (mut client, common) = connect_to(Takes::Either);
+            client.write_all(first).await.unwrap();
+            if first.is_empty() {
+                sleep(Duration::from_secs(11)).await;
+            }
+            client.write_all(then).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut said = Vec::new();
+            client.read_to_end(&mut said).await.unwrap();
+            assert_eq!(said, [b"endpoint: ", first, then].concat(), "{shown}");
+            assert!(common.counters.rejected().all(|(_, count)| count == 0), "{shown}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_bytes_are_taken_alone_nothing_is_waited_for() {
+        let start = Instant::now();
+        let (mut client, _) = connect_to(Takes::Bytes);
+        let mut greeting = [0; 10];
+        client.read_exact(&mut greeting).await.unwrap();
+        assert_eq!((&greeting, start.elapsed()), (b"endpoint: ", Duration::ZERO));
+        client.write_all(GET).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(until_closed(&mut client).await.1.as_bytes(), GET);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_be_a_request_is_treated_as_one_where_bytes_are_taken_too() {
+        for (message, status) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"[..], "200"),
+            (b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "200"),
+            (b"\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "400"),
+            (b"GET\t/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "400"),
+        ] {
+            for takes in [Takes::Http, Takes::Either] {
+                let (mut client, _) = connect_to(takes);
+                client.write_all(message).await.unwrap();
+                let (_, said) = until_closed(&mut client).await;
+                let found = said.get(9..12).unwrap_or_default();
+                assert_eq!(found, status, "{takes:?} {}: {said}", message.escape_ascii());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_header_is_refused_and_counted_as_such() {
+        for header in
+            [&b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\0"]
+        {
+            for takes in [Takes::Http, Takes::Either] {
+                let (mut client, common) = connect_to(takes);
+                client.write_all(&[header, GET].concat()).await.unwrap();
+                client.shutdown().await.unwrap();
+                let (_, said) = until_closed(&mut client).await;
+                assert!(said.starts_with("HTTP/1.1 400"), "{takes:?} {said}");
+                assert_eq!(said.matches("HTTP/1.1").count(), 1, "{takes:?} {said}");
+                assert_eq!(rejected(&common, "proxy_protocol"), 1, "{takes:?}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

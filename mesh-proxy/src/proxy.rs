@@ -201,7 +201,7 @@ impl Proxy {
                 let mesh = inner.mesh.worker(index);
                 let socket = Socket {
                     listener: socket,
-                    protocol: wanted.protocol,
+                    takes: wanted.takes,
                     tls: tls.clone(),
                     upstream: Upstream::new(mesh, destination.clone(), wanted.inbound),
                     inbound: inner.inbounds.of(&wanted),

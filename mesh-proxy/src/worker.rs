@@ -3,8 +3,8 @@
 //! Nothing that a request touches is shared with another worker, but for endpoint counts and the
 //! configuration, which are read without a lock.
 
-use crate::args::Protocol;
 use crate::connection::{Limits, Serving};
+use crate::detect::Takes;
 use crate::drain::Draining;
 use crate::http::Common;
 use crate::inbound::Inbound;
@@ -22,7 +22,7 @@ const QUEUE: usize = 64;
 /// A socket of a worker, and how its connections are served.
 pub(crate) struct Socket {
     pub(crate) listener: TcpListener,
-    pub(crate) protocol: Protocol,
+    pub(crate) takes: Takes,
     pub(crate) tls: Option<Arc<tls::Server>>,
     pub(crate) upstream: Upstream,
     /// How calls are received; `None` on an outbound listener.
@@ -90,7 +90,7 @@ impl Worker {
 }
 
 fn serve(socket: Socket, common: &Arc<Common>, limits: Limits, draining: &Draining) {
-    let Socket { listener, protocol, tls, upstream, inbound, removed } = socket;
+    let Socket { listener, takes, tls, upstream, inbound, removed } = socket;
     let encrypted = tls.is_some();
     let config = mesh_tower::listen::Config::default();
     let opened = tokio::net::TcpListener::from_std(listener)
@@ -105,7 +105,7 @@ fn serve(socket: Socket, common: &Arc<Common>, limits: Limits, draining: &Draini
     let serving = Serving {
         stack: upstream.channel(),
         tcp: upstream,
-        protocol,
+        takes,
         inbound,
         limits,
         common: Arc::clone(common),

@@ -6,10 +6,22 @@
 mod common;
 
 use common::recorder::Recorder;
-use common::{exchange, proxy, read, statuses};
+use common::{exchange, in_both_modes, proxy, read, statuses};
 use std::fmt::Write as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+in_both_modes! {
+    what_is_framed_ambiguously_is_refused_and_nothing_is_smuggled,
+    an_earlier_request_is_answered_before_the_refusal,
+    equal_lengths_become_one,
+    trailers_are_dropped_where_they_could_change_the_head,
+    a_body_that_is_a_request_stays_a_body,
+    what_is_cut_off_is_never_completed,
+    bytes_after_an_upgrade_wait_for_the_switch,
+    pipelined_requests_are_answered_in_order,
+    heads_have_limits,
+}
 
 /// What is appended to a message to see whether it is taken for a request.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -107,10 +119,9 @@ fn refused() -> Vec<(&'static str, Vec<u8>)> {
     cases
 }
 
-#[tokio::test]
-async fn what_is_framed_ambiguously_is_refused_and_nothing_is_smuggled() {
+async fn what_is_framed_ambiguously_is_refused_and_nothing_is_smuggled(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &["--protocol", "http"]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let cases = refused();
     let mut failed = String::new();
     for (case, message) in &cases {
@@ -128,12 +139,12 @@ async fn what_is_framed_ambiguously_is_refused_and_nothing_is_smuggled() {
     assert!(seen.is_empty(), "complete requests reached the endpoint: {seen:?}");
 }
 
-#[tokio::test]
-async fn an_earlier_request_is_answered_before_the_refusal() {
+async fn an_earlier_request_is_answered_before_the_refusal(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     for (case, message) in refused() {
-        if case == "S19" || case == "S11" {
+        // The answer to so long a message may be lost with what was not read of it.
+        if case == "S11" {
             continue;
         }
         let bytes = [b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n", &message[..], SMUGGLED.as_bytes()];
@@ -148,10 +159,9 @@ async fn an_earlier_request_is_answered_before_the_refusal() {
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn equal_lengths_become_one() {
+async fn equal_lengths_become_one(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     for fields in ["Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 005\r\n"] {
         let bytes = head(&format!("{fields}Connection: close\r\n")) + "abcde";
         assert_eq!(statuses(&exchange(address, bytes.as_bytes()).await), [200], "S5 {fields}");
@@ -164,10 +174,9 @@ async fn equal_lengths_become_one() {
     }
 }
 
-#[tokio::test]
-async fn trailers_are_dropped_where_they_could_change_the_head() {
+async fn trailers_are_dropped_where_they_could_change_the_head(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let bytes = head("Transfer-Encoding: chunked\r\nConnection: close\r\n")
         + "3\r\nabc\r\n0\r\nContent-Length: 9\r\nHost: b\r\nX-Forwarded-Client-Cert: x\r\n\r\n";
     assert_eq!(statuses(&exchange(address, bytes.as_bytes()).await), [200]);
@@ -179,10 +188,9 @@ async fn trailers_are_dropped_where_they_could_change_the_head() {
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn a_body_that_is_a_request_stays_a_body() {
+async fn a_body_that_is_a_request_stays_a_body(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
         let bytes = format!(
             "{method} /case HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{SMUGGLED}",
@@ -202,10 +210,9 @@ async fn a_body_that_is_a_request_stays_a_body() {
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn what_is_cut_off_is_never_completed() {
+async fn what_is_cut_off_is_never_completed(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     for message in [
         "GET /case HTTP/1.1\r\nHost".to_owned(),
         head("Content-Length: 10\r\n") + "abcde",
@@ -227,10 +234,9 @@ async fn what_is_cut_off_is_never_completed() {
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn bytes_after_an_upgrade_wait_for_the_switch() {
+async fn bytes_after_an_upgrade_wait_for_the_switch(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let ask = |protocol: &str| {
         format!("GET /up HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n")
     };
@@ -271,10 +277,9 @@ async fn bytes_after_an_upgrade_wait_for_the_switch() {
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn pipelined_requests_are_answered_in_order() {
+async fn pipelined_requests_are_answered_in_order(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let mut bytes = String::new();
     for number in 0..100 {
         let close = if number == 99 { "Connection: close\r\n" } else { "" };
@@ -287,10 +292,9 @@ async fn pipelined_requests_are_answered_in_order() {
     assert_eq!(lines, expected);
 }
 
-#[tokio::test]
-async fn heads_have_limits() {
+async fn heads_have_limits(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &["--protocol", "http"]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let long = head(&format!("X: {}\r\n", "a".repeat(70_000)));
     assert_eq!(statuses(&exchange(address, long.as_bytes()).await), [431]);
     let many = head(&"X: a\r\n".repeat(101));

@@ -3,7 +3,8 @@
 mod common;
 
 use common::recorder::Recorder;
-use common::{SOON, exchange, proxy, statuses};
+use common::{SOON, exchange, listener, proxy, proxy_of, read, route, service, statuses};
+use std::net::SocketAddr;
 use std::process::Command;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use testkit::greeter::Hello;
@@ -92,10 +93,10 @@ async fn a_websocket_passes_both_ways() {
     socket.close(None).await.unwrap();
 }
 
-#[tokio::test]
-async fn bytes_that_are_no_http_are_relayed() {
+/// An endpoint that answers with what it is sent.
+async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = listener.local_addr().unwrap();
+    let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -105,11 +106,24 @@ async fn bytes_that_are_no_http_are_relayed() {
             });
         }
     });
+    address
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http_are_relayed_where_the_configuration_says_so() {
+    let endpoint = echo().await;
     let mut message = b"*1\r\n$4\r\nPING\r\n".to_vec();
     message.resize(3_000_000, b'x');
-    for protocol in ["auto", "tcp"] {
-        let (_proxy, address) = proxy(endpoint, &["--protocol", protocol]).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
+    let plain = service("app", endpoint, "");
+    let tcp = service("app", endpoint, ", appProtocol: tcp");
+    let routed = plain.clone() + &route("TCPRoute", "r", "app", "backendRefs: [{ name: app }]");
+    for (case, yaml) in [
+        ("the listener is for bytes", plain.clone() + &listener("main", "tcp", "app")),
+        ("the service is", tcp + &listener("main", "auto", "app")),
+        ("a TCPRoute is attached", routed + &listener("main", "auto", "app")),
+    ] {
+        let (_proxy, addresses) = proxy_of(&yaml).await;
+        let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
         let (mut from, mut to) = stream.split();
         let send = async {
             to.write_all(&message).await.unwrap();
@@ -118,8 +132,27 @@ async fn bytes_that_are_no_http_are_relayed() {
         let mut echoed = Vec::new();
         let (_, received) = tokio::join!(send, timeout(SOON, from.read_to_end(&mut echoed)));
         received.unwrap().unwrap();
-        assert!(echoed == message, "{protocol}: {} bytes came back", echoed.len());
+        assert!(echoed == message, "{case}: {} bytes came back", echoed.len());
     }
+    for (case, yaml) in [
+        ("nothing says so", plain.clone() + &listener("main", "auto", "app")),
+        ("the listener is for HTTP", plain + &listener("main", "http", "app")),
+    ] {
+        let (_proxy, addresses) = proxy_of(&yaml).await;
+        let answer = exchange(addresses[0], &message[..100]).await;
+        assert!(answer.starts_with(b"HTTP/1.1 400 "), "{case}: {}", answer.escape_ascii());
+        assert!(!answer.windows(4).any(|part| part == b"PING"), "{case}: it was relayed");
+    }
+}
+
+#[tokio::test]
+async fn a_flag_relays_bytes_to_an_upstream() {
+    let endpoint = echo().await;
+    let (_proxy, address) = proxy(endpoint, &["--protocol", "tcp"]).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read(&mut stream).await, b"GET / HTTP/1.1\r\n\r\n");
 }
 
 #[tokio::test]

@@ -6,7 +6,16 @@
 mod common;
 
 use common::recorder::{Recorded, Recorder};
-use common::{exchange, proxy, statuses};
+use common::{exchange, in_both_modes, proxy, statuses};
+
+in_both_modes! {
+    a_request_names_one_host,
+    paths_reach_the_endpoint_in_one_spelling,
+    what_belongs_to_one_hop_ends_here,
+    strangers_cannot_claim_an_identity,
+    empty_lines_before_a_request_lead_past_nothing,
+    the_proxy_protocol_is_not_believed_unasked,
+}
 
 /// Sends a GET and returns the status, and what the endpoint saw of it.
 async fn get(
@@ -21,10 +30,9 @@ async fn get(
     (found, endpoint.requests().into_iter().nth(before))
 }
 
-#[tokio::test]
-async fn a_request_names_one_host() {
+async fn a_request_names_one_host(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &["--protocol", "http"]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     for fields in [
         "",
         "Host: a\r\nHost: a\r\n",
@@ -56,10 +64,9 @@ async fn a_request_names_one_host() {
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn paths_reach_the_endpoint_in_one_spelling() {
+async fn paths_reach_the_endpoint_in_one_spelling(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     for (target, expected) in [
         ("/a/%2e%2e/admin?x=..", "/admin?x=.."),
         ("/a/.%2E/admin", "/admin"),
@@ -100,10 +107,9 @@ async fn paths_reach_the_endpoint_in_one_spelling() {
     assert_eq!(endpoint.requests().len(), before);
 }
 
-#[tokio::test]
-async fn what_belongs_to_one_hop_ends_here() {
+async fn what_belongs_to_one_hop_ends_here(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let fields = "Host: a\r\nConnection: X-Forwarded-For, Host, X-Private, Content-Length\r\n\
         X-Private: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\n\
         Upgrade: websocket\r\nProxy-Authorization: Basic eA==\r\nX-Kept: yes\r\n";
@@ -126,10 +132,9 @@ async fn what_belongs_to_one_hop_ends_here() {
     assert_eq!(seen.all("x-kept"), ["yes"]);
 }
 
-#[tokio::test]
-async fn strangers_cannot_claim_an_identity() {
+async fn strangers_cannot_claim_an_identity(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
     let fields = "Host: a\r\nX-Forwarded-Client-Cert: URI=spiffe://forged\r\n\
         x-FORWARDED-client-CERT: URI=spiffe://forged\r\nX_Forwarded_Client_Cert: forged\r\n\
         X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\nForwarded: for=10.0.0.1\r\n\
@@ -146,19 +151,39 @@ async fn strangers_cannot_claim_an_identity() {
     assert_eq!(seen.all("x-forwarded-proto"), ["http"]);
 }
 
-#[tokio::test]
-async fn the_proxy_protocol_is_not_believed_unasked() {
+async fn empty_lines_before_a_request_lead_past_nothing(mode: &[&str]) {
     let endpoint = Recorder::start().await;
-    for protocol in ["auto", "http"] {
-        let (_proxy, address) = proxy(endpoint.address(), &["--protocol", protocol]).await;
-        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec();
-        second.resize(16 + 65_535, 0x41);
-        for header in [&b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"[..], &second] {
-            let answer = exchange(address, &[header, request].concat()).await;
-            let found = statuses(&answer);
-            assert!(matches!(found[..], [] | [400]), "P15 {protocol}: {found:?}");
-        }
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
+    let request = "GET /a/../admin HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+        X-Forwarded-Client-Cert: URI=\"spiffe://forged\"\r\n\r\n";
+    for lines in 1..=4 {
+        let answer = exchange(address, ("\r\n".repeat(lines) + request).as_bytes()).await;
+        assert_eq!(statuses(&answer), [200], "{lines} lines");
+        let seen = endpoint.requests().pop().unwrap();
+        assert_eq!(seen.line, "GET /admin HTTP/1.1", "P5");
+        assert!(seen.all("x-forwarded-client-cert").is_empty(), "P12 {seen:?}");
+    }
+    let before = endpoint.requests().len();
+    for prefix in ["\r\n".repeat(5), "\n".into(), " ".into(), "\t".into(), "\r".into(), "\0".into()]
+    {
+        let answer = exchange(address, (prefix.clone() + request).as_bytes()).await;
+        assert_eq!(statuses(&answer), [400], "{prefix:?}");
+    }
+    let tab = request.replacen(' ', "\t", 1);
+    assert_eq!(statuses(&exchange(address, tab.as_bytes()).await), [400]);
+    assert_eq!(endpoint.requests().len(), before);
+    assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
+}
+
+async fn the_proxy_protocol_is_not_believed_unasked(mode: &[&str]) {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec();
+    second.resize(16 + 65_535, 0x41);
+    for header in [&b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"[..], &second] {
+        let answer = exchange(address, &[header, request].concat()).await;
+        assert_eq!(statuses(&answer), [400], "P15");
     }
     assert!(endpoint.requests().is_empty() && endpoint.ambiguous().is_empty());
 }

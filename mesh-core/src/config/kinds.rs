@@ -557,7 +557,7 @@ pub(crate) struct ListenerSpec {
     pub(crate) direction: Direction,
     /// `ip:port`; port 0 lets the system choose.
     pub(crate) address: Located<String>,
-    /// What is spoken. `auto`: by the first bytes.
+    /// What is spoken. `auto`: HTTP, unless the Service takes bytes.
     #[serde(default)]
     pub(crate) protocol: ListenerProtocol,
     /// TLS of the listener. Without it plain text is spoken.
@@ -584,12 +584,13 @@ pub enum Direction {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum ListenerProtocol {
-    /// By the first bytes: HTTP/1, HTTP/2, or else bytes.
+    /// As the Service of the listener says: bytes if it is `appProtocol: tcp`; with a `TCPRoute`
+    /// attached to it, HTTP by the first bytes, and else bytes. In all other cases as `http`.
     #[default]
     Auto,
-    /// HTTP/1 or HTTP/2.
+    /// HTTP/1 or HTTP/2; all else is refused.
     Http,
-    /// Bytes.
+    /// Bytes, which nobody looks at.
     Tcp,
 }
 

@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: a proxy on loopback, and raw clients.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses its own part")]
 
 pub(crate) mod process;
 pub(crate) mod recorder;
@@ -7,6 +7,7 @@ pub(crate) mod recorder;
 use clap::Parser;
 use mesh_proxy::{Args, Proxy};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,6 +15,16 @@ use tokio::time::timeout;
 
 /// Longest a step of a test may take.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// Runs each test under both protocols that a listener for HTTP may be given: what the endpoint sees
+/// must not depend on which.
+macro_rules! in_both_modes {
+    ($($test:ident),+ $(,)?) => {
+        mod auto { $(#[tokio::test] async fn $test() { super::$test(&["--protocol", "auto"]).await; })+ }
+        mod http { $(#[tokio::test] async fn $test() { super::$test(&["--protocol", "http"]).await; })+ }
+    };
+}
+pub(crate) use in_both_modes;
 
 /// A proxy in this process, with one worker and one listener for one endpoint.
 pub(crate) async fn proxy(endpoint: SocketAddr, flags: &[&str]) -> (Proxy, SocketAddr) {
@@ -27,6 +38,44 @@ pub(crate) async fn proxy_to(upstream: &str, flags: &[&str]) -> (Proxy, SocketAd
     let proxy = Proxy::start(args).await.unwrap();
     let address = proxy.addresses().await[0];
     (proxy, address)
+}
+
+/// A proxy in this process, with the listeners of a file.
+pub(crate) async fn proxy_of(yaml: &str) -> (Proxy, Vec<SocketAddr>) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("mesh-proxy-{}-{number}.yaml", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    std::fs::write(&file, yaml).unwrap();
+    let given = ["mesh-proxy", "--workers", "1", "--config", file.to_str().unwrap()];
+    let proxy = Proxy::start(Args::try_parse_from(given).unwrap()).await.unwrap();
+    std::fs::remove_file(file).unwrap();
+    let addresses = proxy.addresses().await;
+    (proxy, addresses)
+}
+
+/// A `Service` with one endpoint, and more of its `spec`.
+pub(crate) fn service(name: &str, endpoint: SocketAddr, more: &str) -> String {
+    format!(
+        "---\napiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: {name} }}\n\
+         spec: {{ endpoints: {{ static: ['{endpoint}'] }}{more} }}\n"
+    )
+}
+
+/// An inbound `Listener` for a service.
+pub(crate) fn listener(name: &str, protocol: &str, service: &str) -> String {
+    format!(
+        "---\napiVersion: mesh/v1\nkind: Listener\nmetadata: {{ name: {name} }}\n\
+         spec: {{ direction: Inbound, address: '127.0.0.1:0', protocol: {protocol}, service: {service} }}\n"
+    )
+}
+
+/// A route of one rule, attached to a service; `rule` is the rule in flow style.
+pub(crate) fn route(kind: &str, name: &str, parent: &str, rule: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{ name: {name} }}\n\
+         spec:\n  parentRefs: [{{ kind: Service, name: {parent} }}]\n  rules:\n  - {rule}\n"
+    )
 }
 
 /// Sends bytes as they are, ends our side, and returns all that comes back.

@@ -354,7 +354,13 @@ impl Compiler<'_> {
         for (index, known) in (0..).zip(snapshot.destinations.clone()) {
             let id = DestinationId(index);
             let implicit = implicit(id, &known.name, &known.policy, &known.origins, &known.origin);
-            let tcp = attached.tcp.remove(&id).map_or_else(|| implicit.clone(), |(rule, _)| rule);
+            let tcp = match attached.tcp.remove(&id) {
+                Some((rule, _)) => {
+                    snapshot.tcp_routed.insert(id);
+                    rule
+                }
+                None => implicit.clone(),
+            };
             snapshot.tcp.push(tcp);
             let mut candidates = attached.services.remove(&id).unwrap_or_else(|| {
                 vec![Candidate {

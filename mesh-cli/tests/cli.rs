@@ -75,6 +75,17 @@ fn check_points_at_the_error_and_prints_json() {
 }
 
 #[test]
+fn check_refuses_the_names_that_the_proxy_refuses() {
+    for tls in ["serverName: not a name", "subjectAltNames: ['spiffe://Example.com/ns/a b']"] {
+        let config = CONFIG.replace("8080'] } }", &format!("8080'] }}, tls: {{ {tls} }} }}"));
+        let told = mesh(&["config", "check", "-"], &config);
+        let text = String::from_utf8(told.stderr).expect("text");
+        assert_eq!(told.status.code(), Some(1), "{tls}");
+        assert!(text.contains("--> -:4:"), "{text}");
+    }
+}
+
+#[test]
 fn show_prints_values_with_their_origin() {
     let text = mesh(&["config", "show", "--origin", "-"], CONFIG).stdout;
     let text = String::from_utf8(text).expect("text");

@@ -240,7 +240,7 @@ pub struct DestinationConfig {
     pub hosts: Vec<Box<str>>,
     /// Where it is written.
     pub origin: Origin,
-    /// Where the values of its policy come from.
+    /// Where the values of its policy come from, and under `tls.` those of its TLS settings.
     pub origins: Arc<Origins>,
 }
 
@@ -296,7 +296,7 @@ impl fmt::Display for EndpointSource {
 #[non_exhaustive]
 pub struct TlsConfig {
     /// The name asked for (SNI) and, without `subject_alt_names`, the one the certificate must
-    /// bear. `None`: the host of the request.
+    /// bear. `None`: each endpoint's host name, or else its IP address.
     pub server_name: Option<String>,
     /// PEM file of the trusted authorities; `None`: those of the system.
     pub ca: Option<PathBuf>,
@@ -306,7 +306,7 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
     /// Protocols to offer; empty: by the protocol of the policy.
     pub alpn: Vec<String>,
-    /// DNS names or `spiffe://` identities of which the certificate must bear one.
+    /// DNS names, addresses or `spiffe://` identities of which the certificate must bear one.
     pub subject_alt_names: Vec<String>,
 }
 
@@ -337,6 +337,8 @@ pub struct ListenerConfig {
     pub destination: Option<DestinationId>,
     /// Where it is written.
     pub origin: Origin,
+    /// Where its TLS settings are written, under `tls.`.
+    pub origins: Origins,
 }
 
 /// TLS of a listener.

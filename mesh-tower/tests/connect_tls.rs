@@ -2,6 +2,7 @@
 
 use http::Request;
 use http_body_util::BodyExt;
+use mesh_core::config::{self, Source};
 use mesh_tower::connect::{Connections, Protocol, Settings};
 use mesh_tower::tls::{Client, ClientConfig, Server};
 use mesh_tower::{Body, Error, ErrorKind};
@@ -401,6 +402,19 @@ async fn a_swapped_symlink_counts_as_a_change() {
     assert!(error.to_string().contains("two.shop"), "{error}");
 }
 
+#[tokio::test]
+async fn an_endpoint_known_by_address_only_is_asked_for_by_address() {
+    let world = World::new();
+    let pair = world.authority.leaf(|leaf| leaf.subject_alt_names = vec![dns("inventory.shop")]);
+    world.put_pair("server", &pair);
+    let (address, _server) = world.server(false).await;
+    let client = world.client(|config| config.server_name = None);
+    let error = call(address, client).await.expect_err("it bears a name, and no address");
+    assert_eq!(error.kind(), ErrorKind::TlsIdentity);
+    assert!(error.message().contains("wanted \"127.0.0.1\""), "{error}");
+    assert!(error.message().contains("serverName or subjectAltNames"), "{error}");
+}
+
 #[test]
 fn what_cannot_be_used_is_named() {
     let world = World::new();
@@ -422,4 +436,44 @@ fn what_cannot_be_used_is_named() {
         assert!(text.contains(culprit) && text.contains(reason), "{text}");
         assert!(!format!("{error:?}").contains("PRIVATE"));
     }
+}
+
+#[test]
+fn a_name_that_the_configuration_passes_is_one_that_tls_takes() {
+    let world = World::new();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut draws = fastrand::Rng::with_seed(seed);
+    let alphabet: Vec<char> = "ab1._-:/A%".chars().collect();
+    let mut drawn =
+        || (0..draws.usize(1..9)).map(|_| alphabet[draws.usize(..alphabet.len())]).collect();
+    let mut names: Vec<String> =
+        ["::1", "::ffff:1.2.3.4", "10.0.0.300", "1.2", "spiffe://Shop/a", "spiffe://shop/a b"]
+            .map(str::to_owned)
+            .into();
+    for _ in 0..400 {
+        let random: String = drawn();
+        names.push(format!("spiffe://{random}"));
+        names.push(random);
+    }
+    let mut passed = 0;
+    for name in &names {
+        for key in ["serverName: ", "subjectAltNames: ["] {
+            let end = if key.ends_with('[') { "]" } else { "" };
+            let text = format!(
+                "{{apiVersion: mesh/v1, kind: Service, metadata: {{name: a}}, spec: \
+                 {{endpoints: {{static: ['127.0.0.1:1']}}, tls: {{{key}{name:?}{end}}}}}}}"
+            );
+            let documents = config::parse(&[Source::new("drawn", text)]).expect("well formed");
+            let Ok(snapshot) = config::compile(&documents, 1) else { continue };
+            let tls = snapshot.destinations()[0].tls.as_ref().expect("it is written");
+            let mut settings = ClientConfig::from(tls);
+            settings.ca = Some(world.folder.path("ca.pem"));
+            passed += 1;
+            if let Err(error) = Client::new(settings) {
+                panic!("{key}{name:?} is checked as fine, and then refused: {error}");
+            }
+        }
+    }
+    assert!(passed > 50, "only {passed} names were fine");
 }

@@ -148,9 +148,10 @@ pub(crate) struct EndpointBody {
     /// Where it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) locality: Option<LocalityBody>,
-    /// Its host name, for people.
+    /// Its host name: with `tls`, and no `tls.serverName` or `tls.subjectAltNames`, the name asked
+    /// for (SNI) and the one its certificate must bear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) hostname: Option<String>,
+    pub(crate) hostname: Option<Located<String>>,
     /// What else is known of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) metadata: BTreeMap<String, String>,
@@ -227,20 +228,21 @@ pub enum AppProtocol {
 }
 
 /// TLS to endpoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Tls {
     /// The name asked for (SNI) and, without `subjectAltNames`, the one the certificate must
-    /// bear. The host of the request.
-    pub(crate) server_name: Option<String>,
+    /// bear. The host name of each endpoint (its `hostname`; with `dns` the name that was resolved,
+    /// by SRV records the target), or else its IP address; never the host of the request.
+    pub(crate) server_name: Option<Located<String>>,
     /// PEM file of the authorities that are trusted. Those of the system.
-    pub(crate) ca: Option<PathBuf>,
+    pub(crate) ca: Option<Located<PathBuf>>,
     /// PEM file of the certificate to show.
-    pub(crate) cert: Option<PathBuf>,
+    pub(crate) cert: Option<Located<PathBuf>>,
     /// PEM file of its key.
-    pub(crate) key: Option<PathBuf>,
-    /// DNS names or `spiffe://` identities of which the certificate must bear one.
-    pub(crate) subject_alt_names: Vec<String>,
+    pub(crate) key: Option<Located<PathBuf>>,
+    /// DNS names, addresses or `spiffe://` identities of which the certificate must bear one.
+    pub(crate) subject_alt_names: Vec<Located<String>>,
 }
 
 /// What a route is attached to.
@@ -599,10 +601,10 @@ pub enum ListenerProtocol {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct ListenerTlsBody {
     /// PEM file of the certificate chain.
-    pub(crate) cert: PathBuf,
+    pub(crate) cert: Located<PathBuf>,
     /// PEM file of its key.
-    pub(crate) key: PathBuf,
+    pub(crate) key: Located<PathBuf>,
     /// PEM file of authorities; with it, every client must show a certificate of one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) client_ca: Option<Located<PathBuf>>,
 }

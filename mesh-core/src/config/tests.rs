@@ -26,6 +26,14 @@ fn compiled(sources: &[Source]) -> Snapshot {
 }
 
 #[test]
+fn the_sample_of_the_first_page_compiles_without_a_warning() {
+    let text = include_str!("../../../README.md");
+    let block = text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let snapshot = compiled(&[Source::new("README.md", block.expect("a sample"))]);
+    assert_eq!((snapshot.warnings(), snapshot.destinations().len()), (&[][..], 1));
+}
+
+#[test]
 fn the_sample_of_the_reference_compiles_without_a_warning() {
     let snapshot = compiled(&[sample()]);
     assert_eq!(snapshot.version, 7);

@@ -251,9 +251,14 @@ impl ServerCertVerifier for Verifier {
         if accepted {
             return Ok(ServerCertVerified::assertion());
         }
-        let by_name = [Wanted::Host(server_name.to_owned())];
-        let wanted = if self.wanted.is_empty() { &by_name } else { &*self.wanted };
-        Err(mismatch(Mismatch::new(wanted, &proven)))
+        if !self.wanted.is_empty() {
+            return Err(mismatch(Mismatch::new(&self.wanted, &proven)));
+        }
+        let mut found = Mismatch::new(&[Wanted::Host(server_name.to_owned())], &proven);
+        if let ServerName::IpAddress(_) = server_name {
+            found.0.push_str("; say which name to expect by serverName or subjectAltNames");
+        }
+        Err(mismatch(found))
     }
 
     fn verify_tls12_signature(

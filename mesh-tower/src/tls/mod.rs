@@ -17,7 +17,8 @@ mod server;
 pub(crate) use client::Offer;
 pub use client::{Client, ClientConfig};
 pub(crate) use error::alert;
-pub use identity::{Identity, InvalidSpiffeId, SpiffeId};
+pub use identity::Identity;
+pub use mesh_core::{InvalidSpiffeId, SpiffeId};
 pub use server::{Server, ServerConfig};
 
 use rustls::SupportedProtocolVersion;

@@ -1,14 +1,15 @@
 //! Destinations: services with their endpoints, hosts, TLS and merged policy.
 
 use super::super::de::Located;
-use super::super::kinds::{AppProtocol, EndpointBody, EndpointEntry, Kind, ServiceSpec, Tls};
+use super::super::kinds::{AppProtocol, EndpointBody, EndpointEntry, Kind, ServiceSpec};
 use super::super::parse::Spec;
 use super::super::source::{Location, Origin};
+use super::tls::name_problem;
 use super::{Compiler, Problem};
 use crate::endpoint::{EndpointSpec, Locality};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::policy::Protocol;
-use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot, TlsConfig};
+use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Compiler<'_> {
                 Arc::make_mut(&mut origins).insert("protocol".to_owned(), origin);
             }
             let endpoints = self.endpoints(spec);
-            let tls = spec.tls.as_ref().map(|tls| self.tls(tls));
+            let tls = spec.tls.as_ref().map(|tls| self.tls(tls, Arc::make_mut(&mut origins)));
             let hosts = self.hosts(&name, object.name.at, spec, &mut hosts);
             snapshot.by_name.insert(name.clone(), id);
             snapshot.destinations.push(DestinationConfig {
@@ -148,44 +149,20 @@ impl Compiler<'_> {
             endpoint.weight = weight.value;
         }
         endpoint.priority = body.priority.unwrap_or(0);
-        endpoint.hostname = body.hostname.as_deref().map(Into::into);
+        if let Some(name) = &body.hostname
+            && let Some(why) = name_problem(name)
+        {
+            self.problems.push(
+                Problem::error(format!("`{}` is not a host name: {why}", name.escape_debug()))
+                    .at(name.at),
+            );
+        }
+        endpoint.hostname = body.hostname.as_ref().map(|name| name.value.as_str().into());
         endpoint.metadata = Arc::new(body.metadata.clone());
         if let Some(at) = &body.locality {
             endpoint.locality = Locality::new(&*at.region, &*at.zone, &*at.sub_zone);
         }
         endpoint
-    }
-
-    fn tls(&mut self, tls: &Located<Tls>) -> TlsConfig {
-        if tls.cert.is_some() != tls.key.is_some() {
-            self.problems.push(
-                Problem::error("`cert` and `key` go together: one of them is missing").at(tls.at),
-            );
-        }
-        for name in &tls.subject_alt_names {
-            let spiffe = name.strip_prefix("spiffe://").is_some_and(|rest| {
-                rest.split_once('/')
-                    .is_some_and(|(domain, path)| !domain.is_empty() && !path.is_empty())
-            });
-            if !spiffe && host_problem(name, false).is_some() {
-                self.problems.push(
-                    Problem::error(format!(
-                        "`{}` is neither a DNS name nor an identity like \
-                         `spiffe://trust-domain/path`",
-                        name.escape_debug()
-                    ))
-                    .at(tls.at),
-                );
-            }
-        }
-        TlsConfig {
-            server_name: tls.server_name.clone(),
-            ca: tls.ca.clone(),
-            cert: tls.cert.clone(),
-            key: tls.key.clone(),
-            alpn: Vec::new(),
-            subject_alt_names: tls.subject_alt_names.clone(),
-        }
     }
 
     /// The hosts that stand for a service: `name.namespace`, `name` if no other service has a

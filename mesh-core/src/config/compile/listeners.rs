@@ -2,7 +2,7 @@
 
 use super::super::kinds::{Kind, ListenerProtocol};
 use super::super::parse::Spec;
-use super::super::source::{Location, Origin};
+use super::super::source::{Location, Origin, Origins};
 use super::{Compiler, Problem};
 use crate::snapshot::{ListenerConfig, ListenerTls, Snapshot};
 use std::collections::HashMap;
@@ -41,10 +41,20 @@ impl Compiler<'_> {
                         .at(object.name.at),
                 );
             }
-            let tls = spec.tls.as_ref().map(|tls| ListenerTls {
-                cert: tls.cert.clone(),
-                key: tls.key.clone(),
-                client_ca: tls.client_ca.clone(),
+            let mut origins = Origins::default();
+            let tls = spec.tls.as_ref().map(|tls| {
+                let places = [
+                    ("tls", Some(tls.at)),
+                    ("tls.cert", Some(tls.cert.at)),
+                    ("tls.key", Some(tls.key.at)),
+                    ("tls.clientCa", tls.client_ca.as_ref().map(|file| file.at)),
+                ];
+                self.remember(&mut origins, &places);
+                ListenerTls {
+                    cert: tls.cert.value.clone(),
+                    key: tls.key.value.clone(),
+                    client_ca: tls.client_ca.as_ref().map(|file| file.value.clone()),
+                }
             });
             snapshot.listeners.push(ListenerConfig {
                 name: object.name.value.as_str().into(),
@@ -54,6 +64,7 @@ impl Compiler<'_> {
                 tls,
                 destination: destination.flatten(),
                 origin: Origin::new(&self.documents.sources, object.name.at),
+                origins,
             });
         }
     }

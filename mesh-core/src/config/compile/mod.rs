@@ -9,6 +9,7 @@ mod matches;
 mod merge;
 mod policies;
 mod routes;
+mod tls;
 
 use super::de::Located;
 use super::diagnostic::{Errors, Problem, resolve};

@@ -3,8 +3,9 @@
 use crate::args::{Args, Protocol, Upstream, UpstreamProtocol};
 use crate::detect::Takes;
 use mesh_core::DestinationName;
-use mesh_core::config::{self, AppProtocol, Direction, ListenerProtocol, Source};
+use mesh_core::config::{self, AppProtocol, Diagnostic, Direction, ListenerProtocol, Source};
 use mesh_core::snapshot::{DestinationId, ListenerConfig, ListenerTls, Snapshot};
+use mesh_tower::tls;
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
@@ -42,22 +43,24 @@ fn write_documents(
         }
         Upstream::Dns(name) => writeln!(yaml, "  endpoints:\n    dns: {}", quoted(name))?,
     }
-    let files =
-        [("ca", &args.upstream_ca), ("cert", &args.upstream_cert), ("key", &args.upstream_key)];
-    let tls = args.upstream_tls
-        || args.upstream_name.is_some()
-        || files.iter().any(|(_, file)| file.is_some());
-    let mut fields = Vec::new();
-    for (key, file) in files {
-        if let Some(file) = file {
-            fields.push(format!("{key}: {}", quoted(&file.to_string_lossy())));
-        }
-    }
+    let files = [
+        ("ca", &args.upstream_ca, "--upstream-ca"),
+        ("cert", &args.upstream_cert, "--upstream-cert"),
+        ("key", &args.upstream_key, "--upstream-key"),
+    ];
+    let mut tls: Vec<String> = files
+        .iter()
+        .filter_map(|(key, file, flag)| {
+            Some(written(key, &quoted(&file.as_ref()?.to_string_lossy()), flag))
+        })
+        .collect();
     if let Some(name) = &args.upstream_name {
-        fields.push(format!("subjectAltNames: [{}]", quoted(name)));
+        tls.push(written("subjectAltNames", &format!("[{}]", quoted(name)), "--upstream-name"));
     }
-    if tls {
-        writeln!(yaml, "  tls: {{{}}}", fields.join(", "))?;
+    if !tls.is_empty() {
+        writeln!(yaml, "  tls:\n{}", tls.join("\n"))?;
+    } else if args.upstream_tls {
+        writeln!(yaml, "  tls: {{}}")?;
     }
     let protocol = match args.protocol.unwrap_or(Protocol::Auto) {
         Protocol::Auto => "auto",
@@ -69,14 +72,25 @@ fn write_documents(
         "---\napiVersion: mesh/v1\nkind: Listener\nmetadata:\n  name: main\nspec:\n  direction: Inbound\n  address: {}\n  protocol: {protocol}\n  service: upstream",
         quoted(&listen.to_string()),
     )?;
-    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
-        writeln!(yaml, "  tls:\n    cert: {}", quoted(&cert.to_string_lossy()))?;
-        writeln!(yaml, "    key: {}", quoted(&key.to_string_lossy()))?;
-        if let Some(ca) = &args.tls_client_ca {
-            writeln!(yaml, "    clientCa: {}", quoted(&ca.to_string_lossy()))?;
+    let files = [
+        ("cert", &args.tls_cert, "--tls-cert"),
+        ("key", &args.tls_key, "--tls-key"),
+        ("clientCa", &args.tls_client_ca, "--tls-client-ca"),
+    ];
+    if args.tls_cert.is_some() {
+        writeln!(yaml, "  tls:")?;
+    }
+    for (key, file, flag) in files {
+        if let Some(file) = file {
+            writeln!(yaml, "{}", written(key, &quoted(&file.to_string_lossy()), flag))?;
         }
     }
     Ok(())
+}
+
+/// A line under `tls:` that names its flag, for messages that show the line.
+fn written(key: &str, value: &str, flag: &str) -> String {
+    format!("    {key}: {value}  # {flag}")
 }
 
 /// A string in double quotes; what JSON escapes, YAML reads the same.
@@ -115,6 +129,30 @@ pub(crate) fn files(args: &Args) -> Vec<PathBuf> {
 /// When a document is wrong.
 pub(crate) fn snapshot(sources: &[Source]) -> Result<Snapshot, config::Errors> {
     config::compile(&config::parse(sources)?, 0)
+}
+
+/// TLS of a listener, from its files.
+///
+/// # Errors
+/// When a file cannot be used: which, where it is written, why, and what to do.
+pub(crate) fn server_tls(
+    listener: &ListenerConfig,
+    sources: &[Source],
+) -> Result<Option<Arc<tls::Server>>, Diagnostic> {
+    let Some(files) = &listener.tls else { return Ok(None) };
+    match tls::Server::from_files(&files.cert, &files.key, files.client_ca.clone()) {
+        Ok(server) => Ok(Some(Arc::new(server))),
+        Err(error) => {
+            let setting = format!("tls.{}", error.setting());
+            let what = format!(
+                "`{setting}` of Listener `{}` cannot be used: {}",
+                listener.name,
+                error.reason()
+            );
+            let origin = listener.origins.of(&setting);
+            Err(Diagnostic::at(sources, &origin, what).with_help(error.help()))
+        }
+    }
 }
 
 /// A listener to run. Two that are equal are the same listener.

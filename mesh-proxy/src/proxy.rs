@@ -16,7 +16,8 @@ use crate::listener;
 use crate::upstream::Upstream;
 use crate::worker::{Socket, Worker};
 use mesh_core::DestinationName;
-use mesh_tower::{Mesh, tls};
+use mesh_core::config::Errors;
+use mesh_tower::Mesh;
 use parking_lot::Mutex;
 use std::fmt;
 use std::io;
@@ -70,7 +71,7 @@ pub(crate) struct Status {
 pub enum StartError {
     /// The system refused: a file, an address, a thread.
     Io(io::Error),
-    /// The configuration is wrong.
+    /// The configuration is wrong; each problem says how bad it is, and where.
     Config(String),
     /// There is nothing to do.
     NoListener,
@@ -114,7 +115,7 @@ impl Proxy {
         let mesh = Mesh::builder()
             .workers(count)
             .build()
-            .map_err(|error| StartError::Config(error.to_string()))?;
+            .map_err(|error| StartError::Config(format!("error: {error}")))?;
         let counters = Arc::new(Counters::default());
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
@@ -166,20 +167,24 @@ impl Proxy {
         let mut running = inner.listeners.lock().await;
 
         // All that can fail comes first.
-        let mut fresh = Vec::new();
-        for wanted in &wanted {
+        let mut secured = Vec::new();
+        let mut wrong = Vec::new();
+        for (wanted, listener) in wanted.iter().zip(snapshot.listeners()) {
             if running.iter().any(|known| known.wanted == *wanted) {
                 continue;
             }
+            match config::server_tls(listener, &sources) {
+                Ok(tls) => secured.push((wanted, tls)),
+                Err(diagnostic) => wrong.push(diagnostic),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(StartError::Config(Errors::from(wrong).to_string()));
+        }
+        let mut fresh = Vec::new();
+        for (wanted, tls) in secured {
             let own = running.iter().any(|known| known.address == wanted.address);
             let sockets = listener::bind(wanted.address, inner.workers.len(), own)?;
-            let tls = match &wanted.tls {
-                Some(files) => Some(Arc::new(
-                    tls::Server::from_files(&files.cert, &files.key, files.client_ca.clone())
-                        .map_err(|error| StartError::Config(error.to_string()))?,
-                )),
-                None => None,
-            };
             fresh.push((wanted.clone(), sockets, tls));
         }
         let version = inner

@@ -6,7 +6,7 @@
 use crate::admin::Admin;
 use crate::args::{AdminListen, Args};
 use crate::config;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, StartError};
 use crate::reload::Changes;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -24,9 +24,20 @@ pub fn run(args: Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let code = runtime.block_on(serve(args)).unwrap_or_else(|error| failed(&*error));
+    let code = runtime.block_on(serve(args)).unwrap_or_else(|error| not_served(&*error));
     runtime.shutdown_background();
     code
+}
+
+/// What is wrong in a configuration says by itself that it is an error.
+fn not_served(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    match error.downcast_ref() {
+        Some(StartError::Config(told)) => {
+            eprintln!("{told}");
+            ExitCode::FAILURE
+        }
+        _ => failed(error),
+    }
 }
 
 fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {

@@ -4,8 +4,8 @@ use crate::destination::Environment;
 use crate::mesh::Mesh;
 use crate::telemetry::Metrics;
 use crate::tls;
+use mesh_core::DestinationName;
 use mesh_core::config::{self, Source};
-use mesh_core::{DestinationName, Error};
 use mesh_discovery::Dns;
 use std::fmt;
 use std::io;
@@ -146,8 +146,8 @@ pub enum BuildError {
     },
     /// The configuration is wrong; each error says where.
     Config(config::Errors),
-    /// A certificate or key cannot be used.
-    Tls(Error),
+    /// A file that [`MeshBuilder::server_tls`] names cannot be used.
+    Tls(tls::LoadError),
 }
 
 impl fmt::Display for BuildError {
@@ -158,7 +158,9 @@ impl fmt::Display for BuildError {
             }
             Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
             Self::Config(errors) => errors.fmt(f),
-            Self::Tls(error) => error.fmt(f),
+            Self::Tls(error) => {
+                write!(f, "`server_tls` cannot be used: {error}; {}", error.help())
+            }
         }
     }
 }

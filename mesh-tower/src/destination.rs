@@ -30,7 +30,7 @@ use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
 use mesh_core::{
     EndpointId, EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp,
 };
-use mesh_discovery::{Dns, Update};
+use mesh_discovery::{Dns, Failure, Update};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::fmt;
@@ -110,7 +110,7 @@ enum Resolution {
     /// A set of endpoints, perhaps an empty one.
     Known,
     /// No set so far, and the last attempt failed for this reason.
-    Failed(Arc<str>),
+    Failed(Failure),
 }
 
 impl Destination {
@@ -233,8 +233,8 @@ impl Destination {
                 Resolution::Known => Err(Unpicked::Final(
                     self.error(ErrorKind::NoHealthyEndpoint, "it has no endpoints".to_owned()),
                 )),
-                Resolution::Failed(why) => {
-                    Err(Unpicked::Final(self.error(ErrorKind::Dns, why.to_string())))
+                Resolution::Failed(failure) => {
+                    Err(Unpicked::Final(self.error(failure.kind(), failure.message().to_owned())))
                 }
             },
         }
@@ -425,13 +425,13 @@ impl Destination {
         }
     }
 
-    fn failed(&self, why: String) {
-        tracing::warn!("mesh.destination" = &*self.label, "discovery failed: {why}");
+    fn failed(&self, failure: Failure) {
+        tracing::warn!("mesh.destination" = &*self.label, "discovery failed: {failure}");
         self.resolution.send_if_modified(|seen| {
             if matches!(seen, Resolution::Known) {
                 return false;
             }
-            *seen = Resolution::Failed(why.into());
+            *seen = Resolution::Failed(failure);
             true
         });
     }
@@ -555,7 +555,7 @@ impl Follow {
                             destination.update(self.generation, afresh, specs);
                             afresh = false;
                         }
-                        Some(Update::Failed(failure)) => destination.failed(failure.to_string()),
+                        Some(Update::Failed(failure)) => destination.failed(failure),
                         Some(_) => {}
                         None => ended = true,
                     }

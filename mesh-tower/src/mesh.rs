@@ -16,7 +16,7 @@ use crate::telemetry::Metrics;
 use crate::tls;
 use crate::workers::Worker;
 use http::Request;
-use mesh_core::config::{self, Source};
+use mesh_core::config::{self, Diagnostic, Source};
 use mesh_core::route::RouteRequest;
 use mesh_core::snapshot::{DestinationConfig, DestinationId, Snapshot, TlsConfig, Unrouted};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap};
@@ -172,7 +172,7 @@ impl Mesh {
         let _configuring = shared.configuring.lock();
         let version = shared.version.load(Ordering::Relaxed) + 1;
         let snapshot = config::compile(&documents, version).map_err(BuildError::Config)?;
-        shared.apply(snapshot)?;
+        shared.apply(snapshot, sources)?;
         shared.version.store(version, Ordering::Relaxed);
         Ok(version)
     }
@@ -302,17 +302,19 @@ impl Mesh {
 impl Shared {
     /// Builds the destinations of a snapshot, those of the same name from the ones in force, and
     /// swaps both in. The caller holds `configuring`.
-    fn apply(&self, snapshot: Snapshot) -> Result<(), BuildError> {
+    fn apply(&self, snapshot: Snapshot, sources: &[Source]) -> Result<(), BuildError> {
         // All that can fail comes first, so that nothing is changed by halves.
-        let connects = snapshot
-            .destinations()
-            .iter()
-            .map(|config| {
-                connect_settings(config).map_err(|error| {
-                    BuildError::Tls(error.with_destination(config.name.to_string()))
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut wrong = Vec::new();
+        let mut connects = Vec::with_capacity(snapshot.destinations().len());
+        for config in snapshot.destinations() {
+            match connect_settings(config) {
+                Ok(connect) => connects.push(connect),
+                Err(error) => wrong.push(located(config, &error, sources)),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(BuildError::Config(wrong.into()));
+        }
         let old = self.live.get();
         let known: HashMap<&str, &Arc<Destination>> = old
             .destinations
@@ -352,9 +354,9 @@ impl Shared {
                 if *destination.policy() == **policy {
                     continue;
                 }
-                let config = plain_config(authority, https, policy.clone());
-                match config.and_then(|config| Ok((connect_settings(&config)?, config))) {
-                    Ok((connect, config)) => destination.reconfigure(&config, connect),
+                let Ok(config) = plain_config(authority, https, policy.clone()) else { continue };
+                match connect_settings(&config) {
+                    Ok(connect) => destination.reconfigure(&config, connect),
                     Err(error) => tracing::warn!(
                         "mesh.destination" = &**authority,
                         "the destination keeps its policy: {error}",
@@ -379,7 +381,9 @@ impl Shared {
             )
             .with_destination(authority));
         }
-        let connect = connect_settings(&config)?;
+        let connect = connect_settings(&config).map_err(|error| {
+            Error::new(ErrorKind::Tls, error.to_string()).with_destination(authority)
+        })?;
         let metrics = self.metrics.destination(authority);
         let made =
             Destination::start(authority.into(), &config, connect, &self.environment, metrics);
@@ -428,12 +432,20 @@ fn plain_config(
 }
 
 /// How to connect to the endpoints of a destination.
-fn connect_settings(config: &DestinationConfig) -> Result<Arc<connect::Settings>, Error> {
+fn connect_settings(config: &DestinationConfig) -> Result<Arc<connect::Settings>, tls::LoadError> {
     let tls = match &config.tls {
         Some(tls) => Some(Arc::new(tls::Client::new(tls.into())?)),
         None => None,
     };
     Ok(Arc::new(connect::Settings::new(&config.policy, tls)))
+}
+
+/// What to say of a destination whose TLS settings cannot be used, and where they are written.
+fn located(config: &DestinationConfig, error: &tls::LoadError, sources: &[Source]) -> Diagnostic {
+    let setting = format!("tls.{}", error.setting());
+    let what =
+        format!("`{setting}` of Service `{}` cannot be used: {}", config.name, error.reason());
+    Diagnostic::at(sources, &config.origins.of(&setting), what).with_help(error.help())
 }
 
 /// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.

@@ -31,7 +31,7 @@ pub(crate) struct Unmeshed {
 }
 
 impl Unmeshed {
-    pub(crate) fn new(args: Args) -> Result<Self, mesh_tower::Error> {
+    pub(crate) fn new(args: Args) -> Result<Self, mesh_tower::tls::LoadError> {
         let mut files = args.mtls.into_iter();
         let mut tls = ClientConfig::default();
         (tls.cert, tls.key, tls.ca) = (files.next(), files.next(), files.next());

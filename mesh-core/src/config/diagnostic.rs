@@ -9,7 +9,7 @@
 //!    = did you mean `timeout`?
 //! ```
 
-use super::source::{Location, Source};
+use super::source::{Location, Origin, Source};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
@@ -116,6 +116,28 @@ pub struct Diagnostic {
     pub help: Vec<String>,
 }
 
+impl Diagnostic {
+    /// An error that shows only when a value is used, such as the name of a file that is not
+    /// there. `origin` says where the value is written, among the `sources` that were parsed.
+    #[must_use]
+    pub fn at(sources: &[Source], origin: &Origin, what: impl Into<String>) -> Self {
+        let place = origin.location().map(|at| Place::new(sources, at, String::new()));
+        Self {
+            severity: Severity::Error,
+            what: what.into(),
+            places: place.into_iter().collect(),
+            help: Vec::new(),
+        }
+    }
+
+    /// Adds why, or what to do.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
+        self
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.severity, self.what)?;
@@ -145,6 +167,12 @@ impl Errors {
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
+    }
+}
+
+impl From<Vec<Diagnostic>> for Errors {
+    fn from(diagnostics: Vec<Diagnostic>) -> Self {
+        Self { diagnostics }
     }
 }
 

@@ -57,27 +57,32 @@ impl Location {
 
 /// Where a value comes from: a line of a file, or a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin(Option<(Arc<str>, u32)>);
+pub struct Origin(Option<(Arc<str>, Location)>);
 
 impl Origin {
     /// Written nowhere.
     pub const DEFAULT: Self = Self(None);
 
     pub(crate) fn new(sources: &[Source], at: Location) -> Self {
-        Self(sources.get(at.source as usize).map(|source| (source.name.clone(), at.line)))
+        Self(sources.get(at.source as usize).map(|source| (source.name.clone(), at)))
     }
 
     /// The file and the line, from 1; `None` for a default.
     #[must_use]
     pub fn line(&self) -> Option<(&str, u32)> {
-        self.0.as_ref().map(|(file, line)| (&**file, *line))
+        self.0.as_ref().map(|(file, at)| (&**file, at.line))
+    }
+
+    /// The place among the sources that it was made of.
+    pub(crate) fn location(&self) -> Option<Location> {
+        self.0.as_ref().map(|(_, at)| *at)
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Some((file, line)) => write!(f, "{file}:{line}"),
+            Some((file, at)) => write!(f, "{file}:{}", at.line),
             None => f.write_str("default"),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::files::{Contents, Reloading};
 use super::identity::{Identity, Mismatch, Wanted};
+use super::load_error::LoadError;
 use super::{H2, HTTP_1_1, error, provider, versions};
 use crate::connect::Transport;
 use mesh_core::snapshot::TlsConfig;
@@ -78,35 +79,35 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Tls`]: names the file or name that cannot be used, and why.
-    pub fn new(config: ClientConfig) -> Result<Self, Error> {
-        let invalid = |reason: String| Error::new(ErrorKind::Tls, reason);
-        let wanted: Vec<Wanted> = config
+    /// Names the setting that cannot be used, and why.
+    pub fn new(config: ClientConfig) -> Result<Self, LoadError> {
+        let wanted: Arc<[Wanted]> = config
             .subject_alt_names
             .iter()
             .map(|name| Wanted::parse(name))
             .collect::<Result<_, _>>()
-            .map_err(|reason| invalid(format!("subjectAltNames: {reason}")))?;
+            .map_err(|reason| LoadError::new("subjectAltNames", reason))?;
         let server_name = match config.server_name {
-            Some(name) => match ServerName::try_from(name) {
+            Some(name) => match ServerName::try_from(name.clone()) {
                 Ok(name) => Some(name),
-                Err(_) => return Err(invalid("serverName is no DNS name or address".to_owned())),
+                Err(_) => {
+                    let reason = format!("{name:?} is neither a DNS name nor an address");
+                    return Err(LoadError::new("serverName", reason));
+                }
             },
             None => None,
         };
-        if config.cert.is_some() != config.key.is_some() {
-            return Err(invalid("cert and key belong together, one is missing".to_owned()));
+        let (trusted, own) = (config.ca.is_some(), config.cert.is_some());
+        if own != config.key.is_some() {
+            let missing = if own { "key" } else { "cert" };
+            let reason = "it is missing: certificate and key belong together";
+            return Err(LoadError::new(missing, reason));
         }
-        let paths =
-            [&config.ca, &config.cert, &config.key].into_iter().flatten().cloned().collect();
-        let (ca, own) = (config.ca, config.cert.zip(config.key));
-        let wanted: Arc<[Wanted]> = wanted.into();
-        let configs = Reloading::new(paths, move |contents| {
-            let roots = match &ca {
-                Some(path) => contents.roots(path)?,
-                None => native_roots()?,
-            };
-            let own = own.as_ref().map(|(cert, key)| (cert, key));
+        let files = [("ca", config.ca), ("cert", config.cert), ("key", config.key)];
+        let files =
+            files.into_iter().filter_map(|(setting, path)| Some((setting, path?))).collect();
+        let configs = Reloading::new(files, move |contents| {
+            let roots = if trusted { contents.roots("ca")? } else { native_roots()? };
             build(contents, roots, own, Arc::clone(&wanted), &config.alpn, config.allow_tls12)
         })?;
         Ok(Self { server_name, configs })
@@ -158,12 +159,12 @@ impl fmt::Debug for Client {
 fn build(
     contents: &Contents<'_>,
     roots: RootCertStore,
-    own: Option<(&PathBuf, &PathBuf)>,
+    own: bool,
     wanted: Arc<[Wanted]>,
     alpn: &[String],
     allow_tls12: bool,
-) -> Result<Configs, Error> {
-    let refused = |error: rustls::Error| Error::new(ErrorKind::Tls, error.to_string());
+) -> Result<Configs, LoadError> {
+    let refused = |error: rustls::Error| LoadError::new("tls", error.to_string());
     let provider = provider();
     let verifier = Verifier {
         algorithms: provider.signature_verification_algorithms,
@@ -175,9 +176,10 @@ fn build(
         .map_err(refused)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let config = match own {
-        None => builder.with_no_client_auth(),
-        Some((cert, key)) => builder.with_client_cert_resolver(contents.certified(cert, key)?),
+    let config = if own {
+        builder.with_client_cert_resolver(contents.certified()?)
+    } else {
+        builder.with_no_client_auth()
     };
     let offering = |protocols: &[&[u8]]| {
         let mut config = config.clone();
@@ -194,16 +196,16 @@ fn build(
     })
 }
 
-fn native_roots() -> Result<RootCertStore, Error> {
+fn native_roots() -> Result<RootCertStore, LoadError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _unreadable) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
         let reason = match found.errors.first() {
             Some(error) => format!("the system's trusted certificates do not load: {error}"),
-            None => "the system trusts no certificate; set ca".to_owned(),
+            None => "it is not set, and the system trusts no certificate".to_owned(),
         };
-        return Err(Error::new(ErrorKind::Tls, reason));
+        return Err(LoadError::new("ca", reason));
     }
     Ok(roots)
 }

@@ -3,7 +3,8 @@
 //! The folders are watched, not the files: an editor or a mounted volume replaces a file by a
 //! rename, or a symlink by another, and the old file itself never changes.
 
-use mesh_core::{Error, ErrorKind, Swap};
+use super::load_error::LoadError;
+use mesh_core::Swap;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 use parking_lot::Mutex;
@@ -21,16 +22,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use zeroize::Zeroizing;
 
-/// Files read together: their contents, wiped when dropped, in the order they were asked for.
-pub(super) struct Contents<'a>(Vec<(&'a Path, Zeroizing<Vec<u8>>)>);
+/// A file, by the setting that names it.
+pub(super) type File = (&'static str, PathBuf);
+
+/// Files read together: their contents, wiped when dropped.
+pub(super) struct Contents<'a>(Vec<(&'a File, Zeroizing<Vec<u8>>)>);
 
 impl<'a> Contents<'a> {
-    fn read(paths: &'a [PathBuf]) -> Result<Self, Error> {
-        let read = |path: &'a PathBuf| match std::fs::read(path) {
-            Ok(bytes) => Ok((path.as_path(), Zeroizing::new(bytes))),
-            Err(error) => Err(unusable(path, &error)),
+    fn read(files: &'a [File]) -> Result<Self, LoadError> {
+        let read = |file: &'a File| match std::fs::read(&file.1) {
+            Ok(bytes) => Ok((file, Zeroizing::new(bytes))),
+            Err(error) => Err(unusable(file, &error)),
         };
-        paths.iter().map(read).collect::<Result<_, _>>().map(Self)
+        files.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
     /// Tells one version from another; not meant to resist anyone.
@@ -43,30 +47,33 @@ impl<'a> Contents<'a> {
         hasher.finish()
     }
 
-    fn file(&self, path: &Path) -> Result<&[u8], Error> {
-        let found = self.0.iter().find(|(of, _)| *of == path);
-        found.map(|(_, bytes)| bytes.as_slice()).ok_or_else(|| unusable(path, &"not read"))
+    fn file(&self, setting: &'static str) -> Result<(&'a File, &[u8]), LoadError> {
+        let found = self.0.iter().find(|(file, _)| file.0 == setting);
+        found
+            .map(|(file, bytes)| (*file, bytes.as_slice()))
+            .ok_or_else(|| LoadError::new(setting, "no file is named"))
     }
 
     /// The certificates of a file, at least one.
-    pub(super) fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(self.file(path)?)
+    fn certificates(
+        &self,
+        setting: &'static str,
+    ) -> Result<(&'a File, Vec<CertificateDer<'static>>), LoadError> {
+        let (file, bytes) = self.file(setting)?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(bytes)
             .collect::<Result<_, _>>()
-            .map_err(|error| unusable(path, &error))?;
+            .map_err(|error| unusable(file, &error))?;
         if chain.is_empty() {
-            return Err(unusable(path, &"it holds no certificate"));
+            return Err(unusable(file, &"it holds no certificate"));
         }
-        Ok(chain)
+        Ok((file, chain))
     }
 
-    /// A certificate chain with its private key, which leaves no copy of itself here.
-    pub(super) fn certified(
-        &self,
-        cert: &Path,
-        key: &Path,
-    ) -> Result<Arc<SingleCertAndKey>, Error> {
-        let chain = self.certificates(cert)?;
-        let der = PrivateKeyDer::from_pem_slice(self.file(key)?).map_err(|error| match error {
+    /// The chain of `cert` with the private key of `key`, which leaves no copy of itself here.
+    pub(super) fn certified(&self) -> Result<Arc<SingleCertAndKey>, LoadError> {
+        let (cert, chain) = self.certificates("cert")?;
+        let (key, bytes) = self.file("key")?;
+        let der = PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
             pem::Error::NoItemsFound => unusable(key, &"it holds no private key"),
             error => unusable(key, &error),
         })?;
@@ -78,25 +85,26 @@ impl<'a> Contents<'a> {
                 Ok(Arc::new(certified.into()))
             }
             Err(_) => {
-                let reason = format!("the key does not belong to {}", cert.display());
+                let reason = format!("the key does not belong to {}", cert.1.display());
                 Err(unusable(key, &reason))
             }
         }
     }
 
     /// The certificates of a file, as those we trust.
-    pub(super) fn roots(&self, path: &Path) -> Result<RootCertStore, Error> {
+    pub(super) fn roots(&self, setting: &'static str) -> Result<RootCertStore, LoadError> {
+        let (file, certificates) = self.certificates(setting)?;
         let mut roots = RootCertStore::empty();
-        for certificate in self.certificates(path)? {
-            roots.add(certificate).map_err(|error| unusable(path, &error))?;
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| unusable(file, &error))?;
         }
         Ok(roots)
     }
 }
 
 /// What to say of a file that cannot be used.
-pub(super) fn unusable(path: &Path, reason: &dyn fmt::Display) -> Error {
-    Error::new(ErrorKind::Tls, format!("{}: {reason}", path.display()))
+fn unusable((setting, path): &File, reason: &dyn fmt::Display) -> LoadError {
+    LoadError::new(setting, format!("{}: {reason}", path.display()))
 }
 
 /// A value built from files, and built again when they change.
@@ -115,11 +123,11 @@ impl<T> Drop for Reloading<T> {
     }
 }
 
-type Build<T> = Box<dyn Fn(&Contents<'_>) -> Result<T, Error> + Send + Sync>;
+type Build<T> = Box<dyn Fn(&Contents<'_>) -> Result<T, LoadError> + Send + Sync>;
 
 struct Shared<T> {
     current: Swap<T>,
-    paths: Vec<PathBuf>,
+    files: Vec<File>,
     build: Build<T>,
     seen: Mutex<Seen>,
     stopped: AtomicBool,
@@ -132,32 +140,32 @@ struct Seen {
 }
 
 impl<T: Send + Sync + 'static> Reloading<T> {
-    /// Builds the value from the files at `paths`, and keeps watching them.
+    /// Builds the value from `files`, and keeps watching them.
     ///
     /// # Errors
     ///
-    /// Names the file that does not load, and why.
+    /// Names the setting and the file that does not load, and why.
     pub(super) fn new(
-        paths: Vec<PathBuf>,
-        build: impl Fn(&Contents<'_>) -> Result<T, Error> + Send + Sync + 'static,
-    ) -> Result<Self, Error> {
+        files: Vec<File>,
+        build: impl Fn(&Contents<'_>) -> Result<T, LoadError> + Send + Sync + 'static,
+    ) -> Result<Self, LoadError> {
         let (first, fingerprint) = {
-            let contents = Contents::read(&paths)?;
+            let contents = Contents::read(&files)?;
             (build(&contents)?, contents.fingerprint())
         };
         let shared = Arc::new(Shared {
             current: Swap::new(first),
-            paths,
+            files,
             build: Box::new(build),
             seen: Mutex::new(Seen { fingerprint, complaint: None }),
             stopped: AtomicBool::new(false),
         });
-        if shared.paths.is_empty() {
+        if shared.files.is_empty() {
             return Ok(Self { shared, wake: None });
         }
         let wake = watch(&shared);
         if let Err(error) = &wake {
-            tracing::warn!(files = ?shared.paths, "changes of certificates go unseen: {error}");
+            tracing::warn!(files = ?shared.paths(), "changes of certificates go unseen: {error}");
         }
         Ok(Self { shared, wake: wake.ok() })
     }
@@ -172,7 +180,7 @@ impl<T> Shared<T> {
     /// Loads the files again, if they differ from those loaded last.
     fn reload(&self) {
         let mut seen = self.seen.lock();
-        let loaded = Contents::read(&self.paths).and_then(|contents| {
+        let loaded = Contents::read(&self.files).and_then(|contents| {
             let fingerprint = contents.fingerprint();
             if fingerprint == seen.fingerprint {
                 return Ok(None);
@@ -184,16 +192,20 @@ impl<T> Shared<T> {
             Ok(Some((value, fingerprint))) => {
                 self.current.store(value);
                 *seen = Seen { fingerprint, complaint: None };
-                tracing::info!(files = ?self.paths, "certificates reloaded");
+                tracing::info!(files = ?self.paths(), "certificates reloaded");
             }
             Err(error) => {
-                let complaint = error.message().to_owned();
+                let complaint = error.to_string();
                 if seen.complaint.as_ref() != Some(&complaint) {
                     tracing::warn!("certificates not reloaded, the old ones stay: {complaint}");
                     seen.complaint = Some(complaint);
                 }
             }
         }
+    }
+
+    fn paths(&self) -> Vec<&PathBuf> {
+        self.files.iter().map(|(_, path)| path).collect()
     }
 
     /// Where a change of the files shows: their folders, and those of what they link to.
@@ -203,8 +215,9 @@ impl<T> Shared<T> {
             Some(parent) => parent.to_owned(),
             None => PathBuf::from("/"),
         };
-        let real = self.paths.iter().filter_map(|path| path.canonicalize().ok());
-        self.paths.iter().cloned().chain(real).map(|path| folder(&path)).collect()
+        let paths = self.paths();
+        let real = paths.iter().filter_map(|path| path.canonicalize().ok());
+        paths.iter().map(|path| (*path).clone()).chain(real).map(|path| folder(&path)).collect()
     }
 }
 
@@ -258,10 +271,10 @@ mod tests {
         std::fs::create_dir_all(&folder).expect("a temporary folder");
         let path = folder.join("number");
         std::fs::write(&path, "1").expect("written");
-        let of = path.clone();
-        let number = Reloading::new(vec![path.clone()], move |contents| {
-            let text = String::from_utf8_lossy(contents.file(&of)?).into_owned();
-            text.parse::<u32>().map_err(|error| unusable(&of, &error))
+        let number = Reloading::new(vec![("ca", path.clone())], move |contents| {
+            let (file, bytes) = contents.file("ca")?;
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            text.parse::<u32>().map_err(|error| unusable(file, &error))
         })
         .expect("a number");
         let complaint = || number.shared.seen.lock().complaint.clone();

@@ -12,12 +12,14 @@ mod client;
 mod error;
 mod files;
 mod identity;
+mod load_error;
 mod server;
 
 pub(crate) use client::Offer;
 pub use client::{Client, ClientConfig};
 pub(crate) use error::alert;
 pub use identity::Identity;
+pub use load_error::LoadError;
 pub use mesh_core::{InvalidSpiffeId, SpiffeId};
 pub use server::{Server, ServerConfig};
 

@@ -1,9 +1,9 @@
 //! The server's side: who we are, and whom we let in.
 
-use super::files::{Reloading, unusable};
+use super::files::Reloading;
 use super::identity::{Identity, Mismatch};
+use super::load_error::LoadError;
 use super::{H2, HTTP_1_1, provider, versions};
-use mesh_core::{Error, ErrorKind};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -52,7 +52,7 @@ impl ServerConfig {
 /// use mesh_tower::tls::Server;
 /// use tokio_rustls::TlsAcceptor;
 ///
-/// # fn load() -> Result<(), mesh_tower::Error> {
+/// # fn load() -> Result<(), mesh_tower::tls::LoadError> {
 /// let server = Server::from_files("tls.crt", "tls.key", Some("clients.crt".into()))?;
 /// let acceptor = TlsAcceptor::from(server.config());    // once per connection
 /// # Ok(())
@@ -72,7 +72,7 @@ impl Server {
         cert: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
         client_ca: Option<PathBuf>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, LoadError> {
         Self::new(ServerConfig { client_ca, ..ServerConfig::new(cert, key) })
     }
 
@@ -80,27 +80,31 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Tls`]: names the file that cannot be used, and why.
-    pub fn new(config: ServerConfig) -> Result<Self, Error> {
-        let mut paths = vec![config.cert.clone(), config.key.clone()];
-        paths.extend(config.client_ca.clone());
-        let config = Reloading::new(paths, move |contents| {
+    /// Names the setting and the file that cannot be used, and why.
+    pub fn new(config: ServerConfig) -> Result<Self, LoadError> {
+        let asks = config.client_ca.is_some();
+        let files = [
+            ("cert", Some(config.cert)),
+            ("key", Some(config.key)),
+            ("clientCa", config.client_ca),
+        ];
+        let files =
+            files.into_iter().filter_map(|(setting, path)| Some((setting, path?))).collect();
+        let config = Reloading::new(files, move |contents| {
             let provider = provider();
             let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions(config.allow_tls12))
-                .map_err(|error| Error::new(ErrorKind::Tls, error.to_string()))?;
-            let builder = match &config.client_ca {
-                None => builder.with_no_client_auth(),
-                Some(path) => {
-                    let roots = Arc::new(contents.roots(path)?);
-                    let inner = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                        .build()
-                        .map_err(|error| unusable(path, &error))?;
-                    builder.with_client_cert_verifier(Arc::new(Verifier(inner)))
-                }
+                .map_err(|error| LoadError::new("tls", error.to_string()))?;
+            let builder = if asks {
+                let roots = Arc::new(contents.roots("clientCa")?);
+                let inner = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|error| LoadError::new("clientCa", error.to_string()))?;
+                builder.with_client_cert_verifier(Arc::new(Verifier(inner)))
+            } else {
+                builder.with_no_client_auth()
             };
-            let certified = contents.certified(&config.cert, &config.key)?;
-            let mut built = builder.with_cert_resolver(certified);
+            let mut built = builder.with_cert_resolver(contents.certified()?);
             built.alpn_protocols = config.alpn.iter().map(|name| name.clone().into()).collect();
             Ok(built)
         })?;

@@ -44,6 +44,52 @@ async fn a_broken_document_keeps_the_old_configuration() {
 }
 
 #[tokio::test]
+async fn tls_files_that_cannot_be_used_are_told_where_they_are_written_and_are_no_failed_calls() {
+    let config = "\
+apiVersion: mesh/v1
+kind: Service
+metadata: { name: one }
+spec:
+  endpoints: { static: ['127.0.0.1:1'] }
+  tls:
+    ca: /does/not/exist.pem
+---
+apiVersion: mesh/v1
+kind: Service
+metadata: { name: two }
+spec:
+  endpoints: { static: ['127.0.0.1:1'] }
+  tls: { cert: /dev/null, key: /dev/null }
+";
+    let error = mesh("").configure(&[Source::new("mesh.yaml", config)]).expect_err("no files");
+    let text = error.to_string();
+    let ca = "\
+error: `tls.ca` of Service `one` cannot be used: /does/not/exist.pem: No such file or directory (os error 2)
+ --> mesh.yaml:7:9
+  |
+7 |     ca: /does/not/exist.pem
+  |         ^^^^^^^^^^^^^^^^^^^
+  = name a readable PEM file with the certificates (BEGIN CERTIFICATE) of the authorities to trust
+";
+    assert!(text.starts_with(ca), "{text}");
+    let cert = "`tls.cert` of Service `two` cannot be used: /dev/null: it holds no certificate\n  --> mesh.yaml:14:16\n";
+    assert!(text.contains(cert), "{text}");
+    assert!(!text.contains("call to") && !text.contains("handshake"), "{text}");
+}
+
+#[tokio::test]
+async fn files_of_our_own_certificate_are_named_when_they_cannot_be_used() {
+    let built = Mesh::builder().server_tls("/does/not/exist.pem", "/dev/null", None).build();
+    let text = built.expect_err("no file").to_string();
+    assert!(
+        text.starts_with(
+            "`server_tls` cannot be used: cert: /does/not/exist.pem: No such file or directory (os error 2); name a readable PEM file"
+        ),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn endpoints_keep_identity_connections_and_history() {
     let mut endpoints = Vec::new();
     for _ in 0..2 {

@@ -171,3 +171,15 @@ async fn a_connection_that_breaks_takes_a_dead_endpoint_out_before_the_next_call
     until("it is out", || state(&mesh, "inventory", there).starts_with("unreachable: ")).await;
     assert_eq!(attempts(&mesh, "inventory", there), 1, "no other call found out");
 }
+
+#[tokio::test]
+async fn an_endpoint_file_that_cannot_be_read_is_no_failure_of_dns() {
+    let mesh = mesh(
+        "apiVersion: mesh/v1\nkind: Service\nmetadata: { name: inventory }\n\
+         spec: { endpoints: { file: /does/not/exist.yaml } }\n",
+    );
+    let error = get(&mesh, "http://inventory/").await.expect_err("there is no list");
+    assert_eq!(error.kind(), ErrorKind::NoHealthyEndpoint, "{error}");
+    assert!(error.message().starts_with("cannot read /does/not/exist.yaml: "), "{error}");
+    assert_eq!(error.destination(), Some("inventory"));
+}

@@ -198,7 +198,6 @@ impl Proxy {
         for (wanted, sockets, tls) in fresh {
             let mut address = wanted.address;
             let mut removals = Vec::with_capacity(sockets.len());
-            let destination: Option<Arc<str>> = wanted.destination.as_ref().map(text);
             for (index, (worker, socket)) in inner.workers.iter().zip(sockets).enumerate() {
                 address = socket.local_addr()?;
                 let (removal, removed) = oneshot::channel();
@@ -208,7 +207,7 @@ impl Proxy {
                     listener: socket,
                     takes: wanted.takes,
                     tls: tls.clone(),
-                    upstream: Upstream::new(mesh, destination.clone(), wanted.inbound),
+                    upstream: Upstream::new(mesh, wanted.destination.clone(), wanted.inbound),
                     inbound: inner.inbounds.of(&wanted),
                     removed,
                 };

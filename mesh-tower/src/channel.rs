@@ -24,7 +24,7 @@ use crate::stack::{Stack, StackResponse, stack};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use mesh_core::Error;
+use mesh_core::{DestinationName, Error};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;
@@ -43,6 +43,10 @@ impl Channel {
 
     pub(crate) fn by_configured_request(mesh: &Mesh) -> Self {
         Self(stack(mesh, &RouteLayer::configured(mesh.clone())))
+    }
+
+    pub(crate) fn to(mesh: &Mesh, destination: &DestinationName) -> Self {
+        Self(stack(mesh, &RouteLayer::new(mesh.clone()).to(destination)))
     }
 
     pub(crate) fn named(mesh: &Mesh, name: &str) -> Self {

@@ -18,7 +18,9 @@ use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
 use mesh_core::route::RouteRequest;
-use mesh_core::snapshot::{DestinationConfig, DestinationId, Snapshot, TlsConfig, Unrouted};
+use mesh_core::snapshot::{
+    DestinationConfig, DestinationId, Routed, Snapshot, TlsConfig, Unrouted,
+};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -61,6 +63,26 @@ struct Shared {
 struct Live {
     snapshot: Arc<Snapshot>,
     destinations: Vec<Arc<Destination>>,
+}
+
+impl Live {
+    fn at(&self, id: DestinationId) -> Option<&Arc<Destination>> {
+        self.destinations.get(id.index())
+    }
+
+    fn destination_of(&self, routed: &Routed<'_>) -> Result<Arc<Destination>, Error> {
+        self.at(routed.backend.destination).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NoDestination, "the route names a destination that is gone")
+        })
+    }
+
+    /// A call that begins now, as a rule has decided.
+    fn call<B>(&self, request: &Request<B>, routed: &Routed<'_>) -> Result<Call, Error> {
+        let policy = routed.backend.policy.clone();
+        let mut call = new_call(request, policy, self.destination_of(routed)?);
+        call.rule = Some(routed.rule.clone());
+        Ok(call)
+    }
 }
 
 impl Mesh {
@@ -112,6 +134,14 @@ impl Mesh {
     #[must_use]
     pub fn http_configured(&self) -> Channel {
         Channel::by_configured_request(self)
+    }
+
+    /// A channel to a configured destination by the routes attached to it, whatever authority a
+    /// request has: for a listener of that destination. What no rule takes fails with
+    /// [`ErrorKind::NoRoute`]; routes of other hosts, wildcards too, have no say.
+    #[must_use]
+    pub fn channel_to(&self, destination: &DestinationName) -> Channel {
+        Channel::to(self, destination)
     }
 
     /// The lowest part of the stack alone, for a stack made by hand: picks an endpoint of the
@@ -228,30 +258,60 @@ impl Mesh {
         );
         match live.snapshot.route(&looked_for, &mut || fastrand::u64(..)) {
             Ok(routed) => {
-                let id = routed.backend.destination;
-                let destination = live.destinations.get(id.index()).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::NoDestination,
-                        "the route names a destination that is gone",
-                    )
-                })?;
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
-                    secured(&live.snapshot, id)?;
+                    secured(&live.snapshot, routed.backend.destination)?;
                 }
-                let policy = routed.backend.policy.clone();
-                let mut call = new_call(request, policy, destination.clone());
-                call.rule = Some(routed.rule.clone());
-                Ok(call)
+                live.call(request, &routed)
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https)?;
                 Ok(new_call(request, destination.policy(), destination))
             }
-            Err(unrouted) => {
-                Err(Error::new(ErrorKind::NoRoute, unrouted.to_string())
-                    .with_destination(authority))
-            }
+            Err(unrouted) => Err(no_route(&unrouted, authority)),
+        }
+    }
+
+    /// Finds the route of a request among those attached to a destination.
+    pub(crate) fn route_to<B>(
+        &self,
+        name: &DestinationName,
+        request: &Request<B>,
+    ) -> Result<Call, Error> {
+        let live = self.shared.live.load();
+        let known = live.snapshot.destination(name).and_then(|id| Some((id, live.at(id)?)));
+        let Some((id, destination)) = known else {
+            return Err(Error::new(ErrorKind::NoDestination, "it is not configured any more")
+                .with_destination(name.to_string()));
+        };
+        let looked_for = RouteRequest::new(
+            destination.label(),
+            request.method(),
+            request.uri().path(),
+            request.uri().query(),
+            request.headers(),
+        );
+        match live.snapshot.route_to(id, &looked_for, &mut || fastrand::u64(..)) {
+            Ok(routed) => live.call(request, &routed),
+            Err(unrouted) => Err(no_route(&unrouted, destination.label())),
+        }
+    }
+
+    /// Where a connection to a destination goes, by its `TCPRoute` if it has one, and the policy
+    /// that holds for it.
+    pub(crate) fn route_connection(
+        &self,
+        name: &str,
+    ) -> Result<(Arc<Destination>, Arc<Policy>), Error> {
+        let live = self.shared.live.load();
+        let parsed = name.parse::<DestinationName>().ok();
+        let Some(id) = parsed.and_then(|name| live.snapshot.destination(&name)) else {
+            let destination = self.plain(name, false)?;
+            return Ok((destination.clone(), destination.policy()));
+        };
+        match live.snapshot.route_connection(id, &mut || fastrand::u64(..)) {
+            Ok(routed) => Ok((live.destination_of(&routed)?, routed.backend.policy.clone())),
+            Err(unrouted) => Err(no_route(&unrouted, name)),
         }
     }
 
@@ -392,6 +452,10 @@ impl Shared {
         self.plain[usize::from(https)].store(all);
         Ok(made)
     }
+}
+
+fn no_route(why: &Unrouted, wanted: &str) -> Error {
+    Error::new(ErrorKind::NoRoute, why.to_string()).with_destination(wanted)
 }
 
 /// Refuses what is written `https` to a destination that is called in plain text.

@@ -1,8 +1,12 @@
 //! Relay: a byte stream to one endpoint of a destination, for what is not HTTP.
 //!
-//! The endpoint is picked like that of a call, and the stream counts as load at it while it
-//! lives. An endpoint that cannot be connected to is out at once, and another one is tried: no
-//! byte has been sent, so that is always safe.
+//! The destination is that of its `TCPRoute`, drawn by weight, else itself. The endpoint is picked
+//! like that of a call, and the stream counts as load at it while it lives. An endpoint that cannot
+//! be connected to is out at once, and another one is tried: no byte has been sent, so that is
+//! always safe.
+//!
+//! Of the policy that holds for the route, `retry.attempts` says how many more endpoints are tried,
+//! and `timeouts.request` how long it may take until one is connected to.
 
 use crate::clock;
 use crate::connect::Transport;
@@ -15,9 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// Endpoints that are tried before the caller is told.
-const ATTEMPTS: usize = 3;
+use tokio::time::timeout;
 
 /// A byte stream to an endpoint.
 pub struct Relay {
@@ -26,7 +28,7 @@ pub struct Relay {
 }
 
 impl Mesh {
-    /// Opens a byte stream to an endpoint of a destination.
+    /// Opens a byte stream to an endpoint of a destination, or of those that its `TCPRoute` names.
     ///
     /// ```no_run
     /// # async fn example(mesh: mesh_tower::Mesh) -> Result<(), Box<dyn std::error::Error>> {
@@ -39,12 +41,26 @@ impl Mesh {
     /// ```
     ///
     /// # Errors
-    /// When no endpoint can be picked, or none of those picked can be connected to.
+    /// When no endpoint can be picked, none of those picked can be connected to, or it takes too
+    /// long.
     pub async fn relay(&self, name: &str) -> Result<Relay, Error> {
-        let destination = self.destination(name)?;
+        let (destination, policy) = self.route_connection(name)?;
+        let limit = policy.timeouts.request;
+        let attempts = policy.retry.attempts.saturating_add(1);
+        match timeout(limit, self.connect(&destination, attempts)).await {
+            Ok(result) => result,
+            Err(_elapsed) => {
+                let message = format!("not connected within {limit:?} (timeouts.request)");
+                Err(Error::new(ErrorKind::Deadline, message)
+                    .with_destination(destination.label().clone()))
+            }
+        }
+    }
+
+    async fn connect(&self, destination: &Arc<Destination>, attempts: u32) -> Result<Relay, Error> {
         let mut tried = Vec::new();
         loop {
-            let endpoint = pick(&destination, &tried).await?;
+            let endpoint = pick(destination, &tried).await?;
             endpoint.connections.attempted();
             let connections = endpoint.connections.of(self.own_worker()).clone();
             match connections.stream_of_bytes().await {
@@ -63,7 +79,7 @@ impl Mesh {
                         destination.shared().metrics.shed(ErrorKind::Overflow);
                     }
                     tried.push(endpoint.id().clone());
-                    if tried.len() == ATTEMPTS {
+                    if tried.len() >= attempts as usize {
                         return Err(error);
                     }
                 }

@@ -6,7 +6,8 @@
 //! lands meanwhile decides the next call.
 //!
 //! The authority that rules see is the channel's own name for [`Mesh::channel`](crate::Mesh::channel),
-//! else that of the URI, else the `Host` field. An authority nobody configured is a plain DNS
+//! else that of the URI, else the `Host` field; [`RouteLayer::to`] asks the rules of one destination
+//! instead, and of no host. An authority nobody configured is a plain DNS
 //! name: the destination is made at the first call and kept.
 //!
 //! Order: topmost, since everything below asks the policy that it pins.
@@ -19,7 +20,7 @@ use crate::mesh::Mesh;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Uri};
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{DestinationName, Error, ErrorKind};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
 use std::future::Future;
@@ -41,6 +42,8 @@ enum By {
     /// As `Request`, but a host that is not configured is refused.
     Configured,
     Name(Authority),
+    /// The routes of this destination, whatever the authority.
+    Destination(DestinationName, Authority),
     Invalid(Error),
 }
 
@@ -64,16 +67,17 @@ impl RouteLayer {
     /// A name that is no authority fails every call with [`ErrorKind::NoRoute`].
     #[must_use]
     pub fn authority(mut self, name: &str) -> Self {
-        self.by = match Authority::try_from(name) {
-            Ok(authority) => By::Name(authority),
-            Err(error) => By::Invalid(
-                Error::new(
-                    ErrorKind::NoRoute,
-                    format!("`{}` is not an authority (host or host:port)", name.escape_debug()),
-                )
-                .with_source(error),
-            ),
-        };
+        self.by = parse(name).map_or_else(By::Invalid, By::Name);
+        self
+    }
+
+    /// Routes by the rules attached to a destination alone, whatever authority a request has. What
+    /// none of them takes fails with [`ErrorKind::NoRoute`]. A request that names no authority gets
+    /// the destination's name.
+    #[must_use]
+    pub fn to(mut self, destination: &DestinationName) -> Self {
+        self.by = parse(&destination.to_string())
+            .map_or_else(By::Invalid, |authority| By::Destination(destination.clone(), authority));
         self
     }
 }
@@ -126,14 +130,23 @@ impl<S> Route<S> {
                 self.mesh.route(&authority, request, matches!(self.by, By::Request))
             }
             By::Name(name) => {
-                if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-                    complete(request, name)?;
-                }
+                complete(request, name)?;
                 self.mesh.route(name.as_str(), request, true)
+            }
+            By::Destination(destination, name) => {
+                complete(request, name)?;
+                self.mesh.route_to(destination, request)
             }
             By::Invalid(error) => Err(error.clone()),
         }
     }
+}
+
+fn parse(name: &str) -> Result<Authority, Error> {
+    Authority::try_from(name).map_err(|error| {
+        let message = format!("`{}` is not an authority (host or host:port)", name.escape_debug());
+        Error::new(ErrorKind::NoRoute, message).with_source(error)
+    })
 }
 
 /// The authority that the request names, in lower case: the URI's wins over `Host` (RFC 9112
@@ -164,6 +177,9 @@ fn own_authority<B>(request: &Request<B>) -> Result<Cow<'_, str>, Error> {
 
 /// Gives a request without an authority that of its channel.
 fn complete<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Error> {
+    if request.uri().authority().is_some() || request.headers().contains_key(HOST) {
+        return Ok(());
+    }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme.get_or_insert(Scheme::HTTP);
     parts.authority = Some(authority.clone());

@@ -9,6 +9,7 @@ mod grpc;
 mod limits;
 mod load;
 mod names;
+mod relay;
 mod retries;
 mod tls;
 

@@ -2,6 +2,7 @@
 
 use super::{addresses, call, get, mesh, service};
 use http::{Method, Request, StatusCode};
+use mesh_core::config::Source;
 use mesh_discovery::{Dns, dns};
 use mesh_tower::route::RouteLayer;
 use mesh_tower::{Body, Channel, Error, ErrorKind, Mesh};
@@ -208,4 +209,34 @@ fn a_channel_goes_anywhere() {
     anywhere::<mesh_tower::balance::Balance>();
     future::<Channel>();
     future::<mesh_tower::balance::Balance>();
+}
+
+#[tokio::test]
+async fn a_channel_to_a_destination_asks_its_routes_and_no_host() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let other = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let wide = service("other", &[other.address()]).replace("spec: {", "spec: { hostnames: ['*'],");
+    let route = route(
+        "  - matches: [{ path: { value: /items } }]\n    backendRefs: [{ name: inventory }]\n",
+    );
+    let mesh = mesh(&(service("inventory", &[endpoint.address()]) + &wide + &route));
+    let name = "inventory".parse().expect("a name");
+    let call = async |url: &str| {
+        let request = Request::get(url).body(Body::empty()).expect("valid");
+        mesh.channel_to(&name).oneshot(request).await.map(|response| response.status())
+    };
+    for url in ["/items", "http://inventory/items", "http://other/items", "http://nowhere:1/items"]
+    {
+        assert_eq!(call(url).await.expect("an answer"), StatusCode::OK, "{url}");
+    }
+    for url in ["/", "http://other/", "http://nowhere:1/"] {
+        let error = call(url).await.expect_err("no rule takes it");
+        let found = (error.kind(), error.destination());
+        assert_eq!(found, (ErrorKind::NoRoute, Some("inventory")), "{url}: {error}");
+    }
+    assert_eq!((endpoint.calls(), other.calls()), (4, 0));
+
+    mesh.configure(&[Source::new("test", wide)]).expect("valid");
+    let error = call("/items").await.expect_err("it is gone");
+    assert_eq!(error.kind(), ErrorKind::NoDestination, "{error}");
 }

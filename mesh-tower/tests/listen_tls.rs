@@ -6,7 +6,9 @@ use mesh_tower::Listener;
 use mesh_tower::listen::{Config, Connection, Peer};
 use mesh_tower::server::{Context, ServerLayer};
 use mesh_tower::tls;
-use rustls_pki_types::ServerName;
+use rustls::{CipherSuite, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,6 +105,45 @@ async fn the_identity_of_the_client_is_what_its_certificate_proves() {
     accepted.flush().await.expect("open");
     client.read_exact(&mut four).await.expect("open");
     assert_eq!(&four, b"ping");
+}
+
+#[tokio::test]
+async fn the_cheaper_suite_is_taken_unless_the_client_does_not_offer_it() {
+    let setup = Setup::new();
+    let mut listener = setup.listener(|_| {}).await;
+    let address = listener.local_addr();
+    let leaf = setup.client();
+    let all = setup.authority.client(Some(&leaf), &[]);
+    let strong_only = {
+        let mut provider = (**all.crypto_provider()).clone();
+        provider
+            .cipher_suites
+            .retain(|suite| suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384);
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(setup.authority.pem().as_bytes());
+        roots.add(root.expect("a certificate")).expect("a root");
+        let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("a suite of TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.client_auth_cert_resolver = Arc::clone(&all.client_auth_cert_resolver);
+        config
+    };
+    let first = all.crypto_provider().cipher_suites.first().map(|suite| suite.suite());
+    assert_eq!(first, Some(CipherSuite::TLS13_AES_256_GCM_SHA384), "what the client prefers");
+    for (config, expected) in [
+        (all, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (strong_only, CipherSuite::TLS13_AES_256_GCM_SHA384),
+    ] {
+        let stream = TcpStream::connect(address).await.expect("listening");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        let (client, _accepted) = tokio::join!(handshake, accept(&mut listener));
+        let client = client.expect("trusted");
+        let suite = client.get_ref().1.negotiated_cipher_suite().expect("agreed");
+        assert_eq!(suite.suite(), expected);
+    }
 }
 
 #[tokio::test]

@@ -105,6 +105,7 @@ impl Server {
                 builder.with_no_client_auth()
             };
             let mut built = builder.with_cert_resolver(contents.certified()?);
+            built.ignore_client_order = true;
             built.alpn_protocols = config.alpn.iter().map(|name| name.clone().into()).collect();
             Ok(built)
         })?;

@@ -6,7 +6,7 @@ use mesh_tower::Listener;
 use mesh_tower::listen::{Config, Connection, Peer};
 use mesh_tower::server::{Context, ServerLayer};
 use mesh_tower::tls;
-use rustls::{CipherSuite, RootCertStore};
+use rustls::{CipherSuite, HandshakeKind, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use std::net::SocketAddr;
@@ -144,6 +144,30 @@ async fn the_cheaper_suite_is_taken_unless_the_client_does_not_offer_it() {
         let suite = client.get_ref().1.negotiated_cipher_suite().expect("agreed");
         assert_eq!(suite.suite(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_client_that_comes_again_resumes_each_time_and_is_still_known() {
+    let setup = Setup::new();
+    let mut listener = setup.listener(|_| {}).await;
+    let leaf = setup.client();
+    let config = Arc::new(setup.authority.client(Some(&leaf), &["http/1.1"]));
+    let mut kinds = Vec::new();
+    for _ in 0..4 {
+        let stream = TcpStream::connect(listener.local_addr()).await.expect("listening");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let handshake = TlsConnector::from(Arc::clone(&config)).connect(name, stream);
+        let (client, mut accepted) = tokio::join!(handshake, accept(&mut listener));
+        let mut client = client.expect("trusted");
+        assert_eq!(accepted.peer().identity().and_then(tls::Identity::name), Some(CLIENT));
+        kinds.push(client.get_ref().1.handshake_kind().expect("complete"));
+        // The ticket comes before the first byte.
+        accepted.write_all(b"x").await.expect("open");
+        accepted.flush().await.expect("open");
+        client.read_u8().await.expect("open");
+    }
+    let resumed = HandshakeKind::Resumed;
+    assert_eq!(kinds, [HandshakeKind::Full, resumed, resumed, resumed]);
 }
 
 #[tokio::test]

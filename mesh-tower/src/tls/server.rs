@@ -106,6 +106,9 @@ impl Server {
             };
             let mut built = builder.with_cert_resolver(contents.certified()?);
             built.ignore_client_order = true;
+            // A ticket is used once, and each connection brings the next: one keeps a client that
+            // comes again resuming, and a second costs every handshake another derived key.
+            built.send_tls13_tickets = 1;
             built.alpn_protocols = config.alpn.iter().map(|name| name.clone().into()).collect();
             Ok(built)
         })?;

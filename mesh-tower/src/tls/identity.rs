@@ -10,8 +10,10 @@ use mesh_core::SpiffeId;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::fmt;
 use std::net::IpAddr;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::asn1_rs::{Any, Class, FromDer, Tag};
+use x509_parser::extensions::{GeneralName, SubjectAlternativeName, X509ExtensionParser};
+use x509_parser::nom::Parser;
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 
 /// The names in a certificate. Only that of a verified certificate proves anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,17 +28,13 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// A sentence, when the certificate does not parse, holds more than one URI, or one that is
-    /// like a SPIFFE ID and is none.
+    /// A sentence, when the names of the certificate are not to be found or do not parse, are more
+    /// than one URI, or one that is like a SPIFFE ID and is none.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|error| format!("the certificate does not parse: {error}"))?;
-        let names = parsed
-            .subject_alternative_name()
-            .map_err(|error| format!("the certificate's names do not parse: {error}"))?;
+        let names = names(certificate)?;
         let mut identity = Self::default();
         let mut uris = 0;
-        for name in names.iter().flat_map(|names| &names.value.general_names) {
+        for name in names.iter().flat_map(|names| &names.general_names) {
             match name {
                 GeneralName::URI(uri) => {
                     uris += 1;
@@ -83,6 +81,70 @@ impl From<SpiffeId> for Identity {
     fn from(id: SpiffeId) -> Self {
         Self { spiffe: Some(id), ..Self::default() }
     }
+}
+
+/// What comes before the extensions in a certificate of version 3: its version, number, signature
+/// algorithm, issuer, validity, subject and key (RFC 5280, section 4.1). The two unique identifiers
+/// that may follow are in no certificate that a verifier of ours accepts.
+const FIELDS: [(Class, Tag); 7] = [
+    (Class::ContextSpecific, Tag(0)),
+    (Class::Universal, Tag::Integer),
+    (Class::Universal, Tag::Sequence),
+    (Class::Universal, Tag::Sequence),
+    (Class::Universal, Tag::Sequence),
+    (Class::Universal, Tag::Sequence),
+    (Class::Universal, Tag::Sequence),
+];
+
+/// The subject alternative names of a certificate (RFC 5280, section 4.2.1.6).
+///
+/// Of everything else only the outline is read: what a certificate must be besides is for the
+/// verifier to say, who reads it whole, and this is done twice in every mutual handshake.
+fn names<'a>(
+    certificate: &'a CertificateDer<'_>,
+) -> Result<Option<SubjectAlternativeName<'a>>, String> {
+    let (certificate, _) = take(certificate, Class::Universal, Tag::Sequence)?;
+    let (mut fields, _) = take(certificate, Class::Universal, Tag::Sequence)?;
+    for (class, tag) in FIELDS {
+        (_, fields) = take(fields, class, tag)?;
+    }
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let (tagged, rest) = take(fields, Class::ContextSpecific, Tag(3))?;
+    let (mut extensions, after) = take(tagged, Class::Universal, Tag::Sequence)?;
+    if !rest.is_empty() || !after.is_empty() {
+        return Err(broken(&"its extensions are not the last"));
+    }
+    let mut found = None;
+    while !extensions.is_empty() {
+        let mut parser = X509ExtensionParser::new().with_deep_parse_extensions(false);
+        let (rest, extension) = parser.parse(extensions).map_err(|error| broken(&error))?;
+        extensions = rest;
+        if extension.oid != OID_X509_EXT_SUBJECT_ALT_NAME {
+            continue;
+        }
+        let (rest, names) = SubjectAlternativeName::from_der(extension.value)
+            .map_err(|error| format!("the certificate's names do not parse: {error}"))?;
+        if !rest.is_empty() || found.replace(names).is_some() {
+            return Err(broken(&"its names are not given once and alone"));
+        }
+    }
+    Ok(found)
+}
+
+/// What the element at the start of `from` holds, and what comes after it.
+fn take(from: &[u8], class: Class, tag: Tag) -> Result<(&[u8], &[u8]), String> {
+    let (rest, element) = Any::from_der(from).map_err(|error| broken(&error))?;
+    if element.class() == class && element.tag() == tag {
+        Ok((element.data, rest))
+    } else {
+        Err(broken(&"a field is missing"))
+    }
+}
+
+fn broken(error: &dyn fmt::Display) -> String {
+    format!("the certificate does not parse: {error}")
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -150,3 +212,58 @@ impl fmt::Display for Mismatch {
 }
 
 impl std::error::Error for Mismatch {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+    use x509_parser::certificate::X509Certificate;
+
+    /// The names by a parser that reads the whole certificate.
+    fn of_whole(certificate: &[u8]) -> Option<Vec<String>> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let names = parsed.subject_alternative_name().ok()?;
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        Some(names.map(ToString::to_string).collect())
+    }
+
+    fn of_outline(certificate: &[u8]) -> Option<Vec<String>> {
+        let certificate = CertificateDer::from(certificate);
+        let names = names(&certificate).ok()?;
+        let names = names.iter().flat_map(|names| &names.general_names);
+        Some(names.map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_names_are_those_of_a_parser_that_reads_the_whole_certificate() {
+        let key = KeyPair::generate().expect("a key");
+        let uri = |text: &str| SanType::URI(text.try_into().expect("ASCII"));
+        let dns = |text: &str| SanType::DnsName(text.try_into().expect("ASCII"));
+        let mut agreed = 0;
+        for names in [
+            vec![],
+            vec![uri("spiffe://td/p")],
+            vec![dns("a.example"), SanType::IpAddress([10, 0, 0, 1].into()), uri("spiffe://td/p")],
+        ] {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = names;
+            let certificate = params.self_signed(&key).expect("a certificate").der().to_vec();
+            assert!(of_whole(&certificate).is_some());
+            assert_eq!(of_outline(&certificate), of_whole(&certificate));
+            // Whatever a stranger damages, the two never read different names.
+            for at in 0..certificate.len() {
+                for mask in [0x01, 0x02, 0x04, 0x20, 0x80, 0xff] {
+                    let mut damaged = certificate.clone();
+                    damaged[at] ^= mask;
+                    let (outline, whole) = (of_outline(&damaged), of_whole(&damaged));
+                    if let (Some(outline), Some(whole)) = (outline, whole) {
+                        assert_eq!(outline, whole, "byte {at} by {mask:#x}");
+                        agreed += 1;
+                    }
+                }
+                assert!(of_outline(&certificate[..at]).is_none(), "cut at {at}");
+            }
+        }
+        assert!(agreed > 1000, "{agreed}");
+    }
+}

@@ -140,29 +140,36 @@ where
             }
         };
         let watch = Arc::new(Watch::default());
+        // What drives each protocol is boxed, so that the task of a connection is not as large as
+        // the largest of them: it is copied when it is spawned, and kept while the client is idle.
         match speaks {
-            Speaks::Bytes => {
-                let mut io = Gate::open(io, ahead, Arc::clone(&watch));
-                match self.tcp.dial().await {
-                    Ok(mut endpoint) => {
-                        let relayed = tunnel::relay(&mut io, &mut endpoint);
-                        let idle = until_idle(&watch, self.limits.idle);
-                        tokio::select! {
-                            result = relayed => if let Err(error) = result {
-                                tracing::debug!(%error, client = %peer.address(), "relay broke");
-                            },
-                            () = idle => self.common.counters.reject(Reject::Slow),
-                        }
-                    }
-                    Err(error) => tracing::warn!(%error, "no endpoint for a connection"),
-                }
-            }
+            Speaks::Bytes => Box::pin(self.bytes(io, ahead, &peer, watch)).await,
             Speaks::Http1 => self.http1(io, ahead, &peer, tls, watch, None).await,
             // It is no request: the engine refuses it as such.
             Speaks::ProxyHeader => {
                 self.http1(io, ahead, &peer, tls, watch, Some(Reject::ProxyHeader)).await;
             }
             Speaks::Http2 => self.http2(io, ahead, &peer, tls, watch).await,
+        }
+    }
+
+    async fn bytes<IO>(self, io: IO, ahead: Bytes, peer: &Peer, watch: Arc<Watch>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut io = Gate::open(io, ahead, Arc::clone(&watch));
+        match self.tcp.dial().await {
+            Ok(mut endpoint) => {
+                let relayed = tunnel::relay(&mut io, &mut endpoint);
+                let idle = until_idle(&watch, self.limits.idle);
+                tokio::select! {
+                    result = relayed => if let Err(error) = result {
+                        tracing::debug!(%error, client = %peer.address(), "relay broke");
+                    },
+                    () = idle => self.common.counters.reject(Reject::Slow),
+                }
+            }
+            Err(error) => tracing::warn!(%error, "no endpoint for a connection"),
         }
     }
 
@@ -188,7 +195,7 @@ where
         let mut builder = http1::Builder::new();
         builder.max_header_size(limits.head).max_buf_size(limits.buffer);
         let connection = builder.serve_connection(TokioIo::new(gate), handler).with_upgrades();
-        let driven = Driven {
+        let driven = Box::pin(Driven {
             connection,
             timer: sleep(limits.idle / LOOKS),
             watch: Arc::clone(&watch),
@@ -198,7 +205,7 @@ where
             signal: self.draining.signal(),
             draining: self.draining,
             phase: Phase::Fresh,
-        };
+        });
         let ended = driven.await;
         let why = match (watch.violation(), &ended) {
             _ if refused.is_some() => refused,
@@ -237,7 +244,7 @@ where
             .max_pending_accept_reset_streams(limits.pending_resets)
             .max_local_error_reset_streams(limits.own_resets);
         let connection = builder.serve_connection(TokioIo::new(gate), handler);
-        let driven = Driven {
+        let driven = Box::pin(Driven {
             connection,
             timer: sleep(limits.idle / LOOKS),
             watch,
@@ -247,7 +254,7 @@ where
             signal: self.draining.signal(),
             draining: self.draining,
             phase: Phase::Fresh,
-        };
+        });
         match driven.await {
             Some(Ok(())) => {}
             Some(Err(error)) => {
@@ -493,6 +500,22 @@ mod tests {
         }
     }
 
+    fn serving(takes: Takes, common: &Arc<Common>) -> Serving<Okay, Repeat> {
+        Serving {
+            stack: Okay,
+            tcp: Repeat,
+            takes,
+            inbound: None,
+            limits: Limits::default(),
+            draining: common.draining.clone(),
+            common: Arc::clone(common),
+        }
+    }
+
+    fn peer() -> Peer {
+        Peer::new(([192, 0, 2, 1], 4711).into())
+    }
+
     /// A client's end, the counters, and how to start draining.
     fn connect() -> (DuplexStream, Arc<Common>) {
         connect_to(Takes::Http)
@@ -501,18 +524,15 @@ mod tests {
     fn connect_to(takes: Takes) -> (DuplexStream, Arc<Common>) {
         let (client, server) = tokio::io::duplex(1 << 16);
         let common = Arc::new(Common::default());
-        let serving = Serving {
-            stack: Okay,
-            tcp: Repeat,
-            takes,
-            inbound: None,
-            limits: Limits::default(),
-            draining: common.draining.clone(),
-            common: Arc::clone(&common),
-        };
-        let peer = Peer::new(([192, 0, 2, 1], 4711).into());
-        tokio::spawn(serving.serve(server, peer, false));
+        tokio::spawn(serving(takes, &common).serve(server, peer(), false));
         (client, common)
+    }
+
+    #[test]
+    fn a_connection_is_not_as_large_as_the_largest_protocol() {
+        let (_client, server) = tokio::io::duplex(1);
+        let future = serving(Takes::Http, &Arc::default()).serve(server, peer(), false);
+        assert!(size_of_val(&future) <= 2048, "{} bytes", size_of_val(&future));
     }
 
     /// How long it takes until the proxy ends the connection, and what it said before.

@@ -14,7 +14,8 @@
 //! back-off, until it answers again: callers do not pay for finding out. The first call to a
 //! destination waits for discovery, within its deadline.
 //!
-//! The future is boxed here, once per attempt, and nowhere else in the client stack.
+//! What waits for the response is boxed, once per attempt (`connect`), and nothing else in the
+//! client stack is.
 //!
 //! Order: lowest; retry above it, so that each attempt picks anew.
 //! Source: `mesh_core::pick`; gRFC A61 (pick by connectivity), Finagle fail-fast.
@@ -22,20 +23,21 @@
 use crate::body::{Body, BoxError};
 use crate::call::{self, Call, Tried};
 use crate::clock;
-use crate::connect::ResponseBody;
+use crate::connect::{ResponseBody, Sending};
 use crate::destination::{Destination, Endpoint, Unpicked};
 use crate::ticket::{Counted, Ticket};
 use crate::workers::Worker;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use mesh_core::limit::{Kind, UNLIMITED};
-use mesh_core::{Error, ErrorKind, Failure, Timestamp};
+use mesh_core::health::breaker::Admission;
+use mesh_core::limit::{Kind, Permit, UNLIMITED};
+use mesh_core::{Error, ErrorKind, Failure, Policy, Timestamp};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tower_service::Service;
 use tracing::{Level, Span, span_enabled};
 
@@ -85,12 +87,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let mut request = request.map(Body::new);
-        let pinned = request.extensions_mut().remove::<Call>();
+        let pinned = call::unpin(&mut request);
         let found = match (pinned, &self.target) {
-            (Some(call), target) => match (&call.destination, target) {
-                (Some(destination), _) | (None, Target::Fixed(destination)) => {
-                    Ok((destination.clone(), call))
-                }
+            (Some(mut call), target) => match (call.destination.take(), target) {
+                (Some(destination), _) => Ok((destination, call)),
+                (None, Target::Fixed(destination)) => Ok((destination.clone(), call)),
                 (None, Target::Invalid(error)) => Err(error.clone()),
                 (None, Target::Routed) => Err(unrouted()),
             },
@@ -102,10 +103,13 @@ where
             (None, Target::Invalid(error)) => Err(error.clone()),
             (None, Target::Routed) => Err(unrouted()),
         };
-        let worker = self.worker;
         ResponseFuture(match found {
-            Ok((destination, call)) => Box::pin(attempt(destination, call, request, worker)),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
+            Ok((destination, call)) => {
+                // The first attempt starts with the call: one clock read serves both.
+                let now = if call.attempt <= 1 { call.started } else { clock::now() };
+                attempt(destination, call, request, self.worker, now)
+            }
+            Err(error) => State::Refused { error: Some(error) },
         })
     }
 }
@@ -118,106 +122,122 @@ fn unrouted() -> Error {
 }
 
 /// One attempt: pick, admit, send.
-async fn attempt(
+fn attempt(
     destination: Arc<Destination>,
     call: Call,
     request: Request<Body>,
     worker: Worker,
-) -> Result<Response<Counted<ResponseBody>>, Error> {
-    let (endpoint, started) = pick(&destination, &call).await?;
-    let shared = destination.shared();
-    let refused = |why: String| {
-        shared.metrics.shed(ErrorKind::Overflow);
-        Error::new(ErrorKind::Overflow, why)
-            .with_destination(destination.label().clone())
-            .with_endpoint(endpoint.id())
-    };
-    let permit = match call.policy.endpoint_limits.max_requests {
-        UNLIMITED => None,
-        _ => {
-            let permit = endpoint.limits().acquire(Kind::Request);
-            Some(permit.map_err(|overflow| refused(format!("at the endpoint, {overflow}")))?)
-        }
-    };
-    let admission = match &call.policy.breaker {
-        None => None,
-        Some(config) => {
-            let admission = endpoint.breaker().try_acquire(started, config);
-            Some(admission.map_err(|open| refused(open.to_string()))?)
-        }
-    };
-    endpoint.connections.attempted();
-    shared.metrics.picked();
-    let protocol = call.policy.protocol;
-    let sending = endpoint.connections.of(worker).clone();
-    let mut ticket = Ticket::new(
-        destination.clone(),
-        call.policy,
-        endpoint.clone(),
-        started,
-        admission,
-        call.grpc,
-    )
-    .with_permit(permit);
-    match sending.send(request, protocol).await {
-        Ok(mut response) => {
-            if ticket.head(&response).is_failure() {
-                // Only a failure is ever retried, so only then is it worth an allocation.
-                response.extensions_mut().insert(Tried(endpoint.id().clone()));
+    now: Timestamp,
+) -> State {
+    let endpoint = match destination.pick(now, &call.tried) {
+        Ok((endpoint, reason)) => {
+            if span_enabled!(Level::DEBUG) {
+                Span::current()
+                    .record("mesh.endpoint", endpoint.id().as_str())
+                    .record("mesh.pick_reason", reason.as_str());
             }
-            Ok(response.map(|body| Counted::new(body, ticket)))
+            endpoint
         }
-        Err(failed) => {
-            let mut error = failed
-                .error
+        Err(Unpicked::Final(error)) => return State::Refused { error: Some(error) },
+        Err(Unpicked::Unresolved) => {
+            return State::Unresolved {
+                then: Box::pin(async move {
+                    destination.resolved().await;
+                    let state = attempt(destination, call, request, worker, clock::now());
+                    ResponseFuture(state).await
+                }),
+            };
+        }
+    };
+    match admit(&endpoint, &call.policy, now) {
+        Ok(Admitted { permit, admission }) => {
+            endpoint.connections.attempted();
+            destination.shared().metrics.picked();
+            let sending = endpoint.connections.of(worker).send(request, call.policy.protocol);
+            let ticket = Ticket::new(destination, call.policy, endpoint, now, admission, call.grpc);
+            State::Sending { sending, ticket: Some(ticket.with_permit(permit)) }
+        }
+        Err(why) => {
+            destination.shared().metrics.shed(ErrorKind::Overflow);
+            let error = Error::new(ErrorKind::Overflow, why)
                 .with_destination(destination.label().clone())
                 .with_endpoint(endpoint.id());
-            ticket.error(&error);
-            drop(ticket);
-            if error.kind() == ErrorKind::Overflow {
-                shared.metrics.shed(ErrorKind::Overflow);
-            }
-            if error.failure() == Some(Failure::Connect) {
-                destination.unreachable(&endpoint, &error);
-                if let Some(down) = destination.down(&error) {
-                    error = down;
-                }
-            } else if error.failure() == Some(Failure::Reset) {
-                destination.suspect(&endpoint, &error);
-            }
-            Err(error)
+            State::Refused { error: Some(error) }
         }
     }
 }
 
-/// The endpoint for this attempt, and the instant it was chosen.
-async fn pick(
-    destination: &Arc<Destination>,
-    call: &Call,
-) -> Result<(Arc<Endpoint>, Timestamp), Error> {
-    // The first attempt starts with the call: one clock read serves both.
-    let mut now = if call.attempt <= 1 { call.started } else { clock::now() };
-    loop {
-        match destination.pick(now, &call.tried) {
-            Ok((endpoint, reason)) => {
-                if span_enabled!(Level::DEBUG) {
-                    Span::current()
-                        .record("mesh.endpoint", endpoint.id().as_str())
-                        .record("mesh.pick_reason", reason.as_str());
-                }
-                return Ok((endpoint, now));
-            }
-            Err(Unpicked::Final(error)) => return Err(error),
-            Err(Unpicked::Unresolved) => {
-                destination.resolved().await;
-                now = clock::now();
-            }
+/// What an attempt holds of its endpoint.
+struct Admitted {
+    permit: Option<Permit>,
+    admission: Option<Admission>,
+}
+
+/// Asks the endpoint's limit of requests and its breaker; says why not.
+fn admit(endpoint: &Endpoint, policy: &Policy, now: Timestamp) -> Result<Admitted, String> {
+    let permit = match policy.endpoint_limits.max_requests {
+        UNLIMITED => None,
+        _ => {
+            let permit = endpoint.limits().acquire(Kind::Request);
+            Some(permit.map_err(|overflow| format!("at the endpoint, {overflow}"))?)
         }
+    };
+    let admission = match &policy.breaker {
+        None => None,
+        Some(config) => {
+            let admission = endpoint.breaker().try_acquire(now, config);
+            Some(admission.map_err(|open| open.to_string())?)
+        }
+    };
+    Ok(Admitted { permit, admission })
+}
+
+/// The response, with the ticket in its body.
+fn answered(
+    mut response: Response<ResponseBody>,
+    mut ticket: Ticket,
+) -> Response<Counted<ResponseBody>> {
+    if ticket.head(&response).is_failure() {
+        // Only a failure is ever retried, so only then is it worth an allocation.
+        response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));
+    }
+    response.map(|body| Counted::new(body, ticket))
+}
+
+/// The error, after the endpoint and those that wait for it have learnt of it.
+fn failed(error: Error, mut ticket: Ticket) -> Error {
+    let (destination, endpoint) = (ticket.destination().clone(), ticket.endpoint().clone());
+    let error = error.with_destination(destination.label().clone()).with_endpoint(endpoint.id());
+    ticket.error(&error);
+    drop(ticket);
+    if error.kind() == ErrorKind::Overflow {
+        destination.shared().metrics.shed(ErrorKind::Overflow);
+    }
+    match error.failure() {
+        Some(Failure::Connect) => {
+            destination.unreachable(&endpoint, &error);
+            destination.down(&error).unwrap_or(error)
+        }
+        Some(Failure::Reset) => {
+            destination.suspect(&endpoint, &error);
+            error
+        }
+        _ => error,
     }
 }
 
 /// An attempt under way; dropping it cancels.
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = Answer> + Send>>);
+pub struct ResponseFuture(State);
+
+#[expect(clippy::large_enum_variant, reason = "nearly every attempt is of the large one")]
+enum State {
+    /// On its way; the ticket counts it at its endpoint.
+    Sending { sending: Sending, ticket: Option<Ticket> },
+    /// The first calls to a destination wait for discovery; then they are sent.
+    Unresolved { then: Pin<Box<dyn Future<Output = Answer> + Send>> },
+    /// Not sent at all.
+    Refused { error: Option<Error> },
+}
 
 type Answer = Result<Response<Counted<ResponseBody>>, Error>;
 
@@ -225,7 +245,21 @@ impl Future for ResponseFuture {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        match &mut self.0 {
+            State::Sending { sending, ticket } => {
+                let answer = ready!(Pin::new(sending).poll(cx));
+                let Some(ticket) = ticket.take() else { return Poll::Pending };
+                Poll::Ready(match answer {
+                    Ok(response) => Ok(answered(response, ticket)),
+                    Err(lost) => Err(failed(lost.error, ticket)),
+                })
+            }
+            State::Unresolved { then } => then.as_mut().poll(cx),
+            State::Refused { error } => match error.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            },
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The request body that the client stack carries.
 
+use crate::call::Call;
 use crate::retry::replay::Replay;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -24,7 +25,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// assert!(Body::empty().is_end_stream());
 /// assert_eq!(Body::from("hello").size_hint().exact(), Some(5));
 /// ```
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The decisions that the layers of the client stack share; see [`call`](crate::call).
+    pub(crate) call: Option<Call>,
+}
 
 enum Kind {
     Empty,
@@ -34,10 +39,14 @@ enum Kind {
 }
 
 impl Body {
+    const fn of(kind: Kind) -> Self {
+        Self { kind, call: None }
+    }
+
     /// No body.
     #[must_use]
     pub const fn empty() -> Self {
-        Self(Kind::Empty)
+        Self::of(Kind::Empty)
     }
 
     /// Takes over any body; an empty one costs nothing, a [`Body`] is passed through, the rest
@@ -47,30 +56,28 @@ impl Body {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if body.is_end_stream() {
-            return Self::empty();
-        }
         let mut slot = Some(body);
         if let Some(own) = (&mut slot as &mut dyn Any).downcast_mut::<Option<Self>>() {
             return own.take().unwrap_or_default();
         }
         match slot {
-            Some(body) => Self(Kind::Stream(body.map_err(Into::into).boxed_unsync())),
+            Some(body) if body.is_end_stream() => Self::empty(),
+            Some(body) => Self::of(Kind::Stream(body.map_err(Into::into).boxed_unsync())),
             None => Self::empty(),
         }
     }
 
     /// Whether frames are still to be produced, instead of lying ready in memory.
     pub(crate) const fn is_stream(&self) -> bool {
-        matches!(self.0, Kind::Stream(_))
+        matches!(self.kind, Kind::Stream(_))
     }
 
-    /// A second copy, if the body is known in full; `None` for a stream.
+    /// A second copy, if the body is known in full; `None` for a stream. A pinned call is not copied.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => Some(Self::empty()),
-            Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
+            Kind::Full(bytes) => Some(Self::of(Kind::Full(bytes.clone()))),
             Kind::Stream(_) | Kind::Replay(_) => None,
         }
     }
@@ -84,7 +91,7 @@ impl Default for Body {
 
 impl From<Replay> for Body {
     fn from(replay: Replay) -> Self {
-        Self(Kind::Replay(replay))
+        Self::of(Kind::Replay(replay))
     }
 }
 
@@ -96,7 +103,7 @@ impl From<()> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+        Self::of(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
     }
 }
 
@@ -126,11 +133,11 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Kind::Empty;
+                self.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Stream(stream) => Pin::new(stream).poll_frame(cx),
@@ -139,7 +146,7 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::Stream(stream) => stream.is_end_stream(),
@@ -148,7 +155,7 @@ impl HttpBody for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(stream) => stream.size_hint(),
@@ -159,7 +166,7 @@ impl HttpBody for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.kind {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(in memory)",
             Kind::Stream(_) | Kind::Replay(_) => "Body(stream)",

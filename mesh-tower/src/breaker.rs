@@ -35,7 +35,7 @@
 //! # }
 //! ```
 
-use crate::call::{self, Call};
+use crate::call;
 use crate::clock;
 use crate::telemetry::{BreakerState, DestinationMetrics};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -117,6 +117,7 @@ impl<S, B, R> Service<Request<B>> for Breaker<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Error>,
+    B: 'static,
     R: HttpBody,
 {
     type Response = Response<Body<R>>;
@@ -152,8 +153,8 @@ struct Turn {
 }
 
 impl Turn {
-    fn take<B>(shared: &Arc<Shared>, request: &Request<B>) -> Result<Self, Refused> {
-        let pinned = request.extensions().get::<Call>();
+    fn take<B: 'static>(shared: &Arc<Shared>, request: &Request<B>) -> Result<Self, Refused> {
+        let pinned = call::pinned(request);
         let now = match pinned {
             Some(call) if call.attempt == 1 => call.started,
             _ => clock::now(),

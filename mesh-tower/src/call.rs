@@ -1,18 +1,25 @@
 //! Call: what is decided about a call once, and read by every layer below.
 //!
-//! Route looks at the configuration once and pins a [`Call`] into the request's extensions.
-//! Policy pinned there wins over a layer's own settings, so the same layers serve hand-made
-//! stacks and pushed configuration; a layer that finds no `Call` uses its own.
+//! Route looks at the configuration once and pins a [`Call`] to the request. Policy pinned there
+//! wins over a layer's own settings, so the same layers serve hand-made stacks and pushed
+//! configuration; a layer that finds no `Call` uses its own.
+//!
+//! In the default stack the call travels within the request's [`Body`], because a map of
+//! extensions costs three allocations and a hash per look. A request with any other body carries it in its
+//! extensions. [`pin`], [`pinned`] and [`pinned_mut`] hide the difference, which the compiler
+//! resolves.
 
+use crate::body::Body;
 use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request};
 use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
 use mesh_core::retry::budget::Budget;
 use mesh_core::route::Rule;
 use mesh_core::{EndpointId, Policy, Timestamp};
+use std::any::Any;
 use std::sync::Arc;
 
 /// The decisions of one call.
@@ -83,6 +90,45 @@ impl Call {
     pub(crate) fn metrics(&self) -> Option<&Arc<DestinationMetrics>> {
         self.shared.as_deref().map(|shared| &shared.metrics)
     }
+}
+
+/// Pins a call to a request.
+pub fn pin<B: 'static>(request: &mut Request<B>, call: Call) {
+    match own_mut(request) {
+        Some(body) => body.call = Some(call),
+        None => {
+            request.extensions_mut().insert(call);
+        }
+    }
+}
+
+/// The call that is pinned to a request.
+pub fn pinned<B: 'static>(request: &Request<B>) -> Option<&Call> {
+    match (request.body() as &dyn Any).downcast_ref::<Body>() {
+        Some(body) => body.call.as_ref(),
+        None => request.extensions().get(),
+    }
+}
+
+/// As [`pinned`], to be changed for the layers below.
+pub fn pinned_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Call> {
+    if own_mut(request).is_some() {
+        own_mut(request)?.call.as_mut()
+    } else {
+        request.extensions_mut().get_mut()
+    }
+}
+
+/// Takes the call off a request.
+pub(crate) fn unpin<B: 'static>(request: &mut Request<B>) -> Option<Call> {
+    match own_mut(request) {
+        Some(body) => body.call.take(),
+        None => request.extensions_mut().remove(),
+    }
+}
+
+fn own_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Body> {
+    (request.body_mut() as &mut dyn Any).downcast_mut()
 }
 
 /// In the extensions of a request: whether a repeated call does no harm. It wins over what policy

@@ -52,7 +52,7 @@
 //! ```
 
 use crate::body::BoxError;
-use crate::call::{self, Call};
+use crate::call;
 use crate::clock;
 use crate::server::Context as ServerContext;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -153,7 +153,7 @@ impl<S, B, R> Service<Request<B>> for Deadline<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Error>,
-    B: HttpBody,
+    B: HttpBody + 'static,
 {
     type Response = Response<Body<R>>;
     type Error = Error;
@@ -169,14 +169,14 @@ where
         let streams = limits.whole.is_none()
             && request.body().size_hint().exact().is_none_or(|length| length > SHORT);
         let sent = streams.then(Arc::<Sent>::default);
-        let inner = (limits.head > limits.started).then(|| {
-            limits.pin(&mut request);
-            if let Some(sent) = &sent {
-                request.extensions_mut().insert(sent.clone());
-            }
-            self.inner.call(request)
-        });
-        ResponseFuture { inner, timer: None, limits, sent }
+        if limits.head <= limits.started {
+            return ResponseFuture { inner: None, timer: None, limits, sent: None };
+        }
+        limits.pin(&mut request);
+        if let Some(sent) = &sent {
+            request.extensions_mut().insert(sent.clone());
+        }
+        ResponseFuture { inner: Some(self.inner.call(request)), timer: None, limits, sent }
     }
 }
 
@@ -195,8 +195,8 @@ struct Limits {
 }
 
 impl Limits {
-    fn of<B>(request: &Request<B>, own: &Timeouts) -> Self {
-        let pinned = request.extensions().get::<Call>();
+    fn of<B: 'static>(request: &Request<B>, own: &Timeouts) -> Self {
+        let pinned = call::pinned(request);
         let timeouts = pinned.map_or(own, |call| &call.policy.timeouts);
         let started = pinned.map_or_else(clock::now, |call| call.started);
         let grpc = pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc);
@@ -224,8 +224,8 @@ impl Limits {
     }
 
     /// Hands the expiry to the layers below, and to the wire.
-    fn pin<B>(&self, request: &mut Request<B>) {
-        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+    fn pin<B: 'static>(&self, request: &mut Request<B>) {
+        if let Some(call) = call::pinned_mut(request) {
             call.expiry = Some(Expiry(self.head));
         } else {
             request.extensions_mut().insert(Expiry(self.head));

@@ -31,7 +31,7 @@
 //! # }
 //! ```
 
-use crate::call::Call;
+use crate::call::{self, Call};
 use crate::telemetry::DestinationMetrics;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -94,6 +94,7 @@ impl<S, B, R> Service<Request<B>> for Limit<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Error>,
+    B: 'static,
     R: HttpBody,
 {
     type Response = Response<Body<R>>;
@@ -105,7 +106,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let pinned = request.extensions().get::<Call>();
+        let pinned = call::pinned(&request);
         let limits = pinned.and_then(Call::limits).unwrap_or(&self.limits);
         match limits.acquire(Kind::Request) {
             Ok(permit) => ResponseFuture {

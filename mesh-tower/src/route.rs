@@ -2,7 +2,7 @@
 //!
 //! Finds the rule for the request's authority, method, path, query and headers, draws the
 //! destination among the rule's weighted ones, and pins all that the layers below need as one
-//! [`Call`] in the request's extensions. A call keeps the version it saw: a configuration that
+//! [`Call`] to the request. A call keeps the version it saw: a configuration that
 //! lands meanwhile decides the next call.
 //!
 //! The authority that rules see is the channel's own name for [`Mesh::channel`](crate::Mesh::channel),
@@ -15,7 +15,7 @@
 //! URI whose destination is configured without TLS. Source: Gateway API HTTPRoute
 //! precedence (`mesh_core::route`).
 
-use crate::call::Call;
+use crate::call::{self, Call};
 use crate::mesh::Mesh;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
@@ -102,6 +102,7 @@ impl<S, B> Service<Request<B>> for Route<S>
 where
     S: Service<Request<B>>,
     S::Error: Into<Error>,
+    B: 'static,
 {
     type Response = S::Response;
     type Error = Error;
@@ -114,7 +115,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture<S::Future> {
         match self.find(&mut request) {
             Ok(call) => {
-                request.extensions_mut().insert(call);
+                call::pin(&mut request, call);
                 ResponseFuture { state: State::Routed { inner: self.inner.call(request) } }
             }
             Err(error) => ResponseFuture { state: State::Refused { error: Some(error) } },

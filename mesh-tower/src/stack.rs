@@ -11,7 +11,7 @@
 //! | [`balance`](crate::balance) | – | picks, asks the breaker, sends |
 //!
 //! Every layer is a plain tower layer with a named type and future, so the compiler sees the
-//! stack as one type; the only box is the attempt's future in balance.
+//! stack as one type; the only box is around what waits for the response of an attempt (`connect`).
 
 use crate::balance::Balance;
 use crate::body::Body;

@@ -70,6 +70,16 @@ impl Ticket {
         self
     }
 
+    /// Whom the attempt is for.
+    pub(crate) const fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+
+    /// Where it is made.
+    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
     /// The response head is here: one clock read, and for HTTP the whole verdict.
     pub(crate) fn head<B>(&mut self, response: &Response<B>) -> Outcome {
         let now = clock::now();

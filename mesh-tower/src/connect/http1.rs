@@ -26,24 +26,26 @@ use super::body::ResponseBody;
 use super::dial::Transport;
 use super::error::{self, SendError};
 use super::relay::Relay;
-use super::{Connections, Settings};
+use super::{Connections, Settings, sending};
 use crate::body::{Body, BoxError};
 use bytes::Bytes;
 use http::uri::{Parts, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mesh_core::{Error, ErrorKind};
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::task::AbortHandle;
 
 /// One HTTP/1 connection, driven by whoever holds it.
@@ -213,6 +215,32 @@ impl Lease {
         }
     }
 
+    /// Gives the connection to whoever reads the response to its end.
+    fn hand_over(self, response: Response<Incoming>) -> Result<Response<ResponseBody>, SendError> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let message = "the endpoint switched protocols (101) without being asked";
+            let error = Error::new(ErrorKind::EndpointProtocol, message);
+            return Err(SendError::lost(error.after_send()));
+        }
+        let uploading = match &self.pair {
+            Some(pair) => !pair.closed && pair.uploading.load(Ordering::Acquire),
+            None => false,
+        };
+        Ok(response.map(|incoming| {
+            if self.is_over() {
+                // What is left of a short body waits in its channel; the connection is free.
+                self.finish();
+                ResponseBody::detached(incoming, None)
+            } else if uploading {
+                // The caller may wait for the response before it goes on with the request, or
+                // the other way round; only a task of its own serves both.
+                ResponseBody::detached(incoming, self.detach())
+            } else {
+                ResponseBody::driven(incoming, self)
+            }
+        }))
+    }
+
     /// Lets the connection go on by itself until the exchange is over.
     fn detach(mut self) -> Option<AbortHandle> {
         let pair = self.pair.take()?;
@@ -231,66 +259,65 @@ impl Drop for Lease {
 /// # Errors
 ///
 /// With the request when the connection turned out to be closed before anything was written.
-pub(super) async fn exchange(
+pub(super) fn exchange(
     owner: &Arc<Connections>,
     mut pair: Box<Pair>,
     mut request: Request<Body>,
-) -> Result<Response<ResponseBody>, SendError> {
+) -> sending::Exchange {
     canonical(&mut request, owner);
     let request = request.map(|body| Outgoing::new(body, &pair.uploading));
     if wants_upgrade(&request) {
-        return upgrade(pair, request).await;
+        return Box::pin(upgrade(pair, request));
     }
+    let response = pair.sender.try_send_request(request);
+    Box::pin(Exchange { response, lease: Some(Lease::new(pair, owner)) })
+}
 
-    let mut response = pin!(pair.sender.try_send_request(request));
-    let mut lease = Lease::new(pair, owner);
-    let head = poll_fn(|cx| {
+pin_project! {
+    /// Polls the connection until the head of the response is there.
+    struct Exchange<F> {
+        #[pin]
+        response: F,
+        lease: Option<Lease>,
+    }
+}
+
+impl<F> Future for Exchange<F>
+where
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>>,
+{
+    type Output = Result<Response<ResponseBody>, SendError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
         let mut muted = Context::from_waker(Waker::noop());
-        let Some(pair) = &mut lease.pair else { return response.as_mut().poll(&mut muted) };
-        pair.poll();
-        let closed = pair.closed;
-        let head = response.as_mut().poll(&mut muted);
-        if head.is_ready() {
-            return head;
+        if let Some(pair) = this.lease.as_mut().and_then(|lease| lease.pair.as_mut()) {
+            pair.poll();
         }
-        if closed {
-            // A response future that still waits learns of the end from this drop.
-            lease.pair = None;
-            return response.as_mut().poll(&mut muted);
-        }
-        pair.listen(cx);
-        Poll::Pending
-    })
-    .await;
-
-    let response = match head {
-        Ok(response) => response,
-        Err(mut failed) => {
-            let request = failed.take_message();
-            return Err(send_error(failed.into_error(), request));
-        }
-    };
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let message = "the endpoint switched protocols (101) without being asked";
-        return Err(SendError::lost(Error::new(ErrorKind::EndpointProtocol, message).after_send()));
+        let head = match this.response.as_mut().poll(&mut muted) {
+            Poll::Ready(head) => head,
+            Poll::Pending => {
+                let Some(lease) = this.lease else { return Poll::Pending };
+                if let Some(pair) = lease.pair.as_ref().filter(|pair| !pair.closed) {
+                    pair.listen(cx);
+                    return Poll::Pending;
+                }
+                // A response future that still waits learns of the end from this drop.
+                lease.pair = None;
+                ready!(this.response.poll(&mut muted))
+            }
+        };
+        Poll::Ready(match (head, this.lease.take()) {
+            (Ok(response), Some(lease)) => lease.hand_over(response),
+            (Ok(response), None) => {
+                Ok(response.map(|incoming| ResponseBody::detached(incoming, None)))
+            }
+            (Err(mut failed), _) => {
+                let request = failed.take_message();
+                Err(send_error(failed.into_error(), request))
+            }
+        })
     }
-    let uploading = match &lease.pair {
-        Some(pair) => !pair.closed && pair.uploading.load(Ordering::Acquire),
-        None => false,
-    };
-    Ok(response.map(|incoming| {
-        if lease.is_over() {
-            // What is left of a short body waits in its channel; the connection is free.
-            lease.finish();
-            ResponseBody::detached(incoming, None)
-        } else if uploading {
-            // The caller may wait for the response before it goes on with the request, or the
-            // other way round; only a task of its own serves both.
-            ResponseBody::detached(incoming, lease.detach())
-        } else {
-            ResponseBody::driven(incoming, lease)
-        }
-    }))
 }
 
 /// Sends a request after which the connection may stop to be HTTP: `Upgrade` or CONNECT.

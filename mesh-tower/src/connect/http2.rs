@@ -10,11 +10,11 @@
 //!
 //! Source: RFC 9113.
 
-use super::Settings;
 use super::body::{Abort, ResponseBody};
 use super::dial::Transport;
 use super::error::{self, SendError};
 use super::http1::host_port;
+use super::{Settings, sending};
 use crate::body::Body;
 use bytes::Bytes;
 use futures_core::ready;
@@ -25,7 +25,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body::{Body as _, Frame, SizeHint};
 use mesh_core::{Error, ErrorKind, Swap};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -331,75 +331,94 @@ impl Drop for Stream {
 /// # Errors
 ///
 /// With the request when the connection has ended before anything was handed to it.
-pub(super) async fn exchange(
-    stream: Stream,
-    request: Request<Body>,
-    secure: bool,
-) -> Result<Response<ResponseBody>, SendError> {
-    let mut sender = stream.0.sender.clone();
-    let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-    if let Poll::Ready(Err(failed)) = ready {
-        stream.0.retire();
-        let message = "the endpoint had closed the connection before the request was written";
-        let error = Error::new(ErrorKind::ConnectionClosed, message).with_source(failed);
-        return Err(SendError::unsent(error, request));
+pub(super) fn exchange(stream: Stream, request: Request<Body>, secure: bool) -> sending::Exchange {
+    match Exchange::start(stream, request, secure) {
+        Ok(exchange) => Box::pin(exchange),
+        Err(failed) => Box::pin(std::future::ready(Err(failed))),
     }
-    let (mut head, body) = request.into_parts();
-    if let Err(error) = canonical(&mut head, &body, secure) {
-        return Err(SendError::unsent(error, Request::from_parts(head, body)));
-    }
-    let no_body = body.is_end_stream();
-    let (response, sink) = match sender.send_request(Request::from_parts(head, ()), no_body) {
-        Ok(started) => started,
-        Err(error) => {
-            let message = format!("the request cannot be written as HTTP/2: {error}");
-            let kind = if error.is_io() || error.is_go_away() {
-                stream.0.retire();
-                ErrorKind::ConnectionClosed
-            } else {
-                ErrorKind::CallerProtocol
-            };
-            return Err(SendError::lost(Error::new(kind, message).with_source(error)));
+}
+
+/// Sends what is left of the request until the head of the response is there.
+struct Exchange {
+    response: h2::client::ResponseFuture,
+    upload: Option<Upload>,
+    stream: Option<Stream>,
+}
+
+impl Exchange {
+    fn start(stream: Stream, request: Request<Body>, secure: bool) -> Result<Self, SendError> {
+        let mut sender = stream.0.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(failed)) = ready {
+            stream.0.retire();
+            let message = "the endpoint had closed the connection before the request was written";
+            let error = Error::new(ErrorKind::ConnectionClosed, message).with_source(failed);
+            return Err(SendError::unsent(error, request));
         }
-    };
-    drop(sender);
-    let mut upload = (!no_body).then(|| Upload { body, sink });
-    let mut response = pin!(response);
-    let response = poll_fn(|cx| {
-        if let Some(running) = &mut upload
+        let (mut head, body) = request.into_parts();
+        if let Err(error) = canonical(&mut head, &body, secure) {
+            return Err(SendError::unsent(error, Request::from_parts(head, body)));
+        }
+        let no_body = body.is_end_stream();
+        let (response, sink) = match sender.send_request(Request::from_parts(head, ()), no_body) {
+            Ok(started) => started,
+            Err(error) => {
+                let message = format!("the request cannot be written as HTTP/2: {error}");
+                let kind = if error.is_io() || error.is_go_away() {
+                    stream.0.retire();
+                    ErrorKind::ConnectionClosed
+                } else {
+                    ErrorKind::CallerProtocol
+                };
+                return Err(SendError::lost(Error::new(kind, message).with_source(error)));
+            }
+        };
+        drop(sender);
+        let upload = (!no_body).then(|| Upload { body, sink });
+        Ok(Self { response, upload, stream: Some(stream) })
+    }
+}
+
+impl Future for Exchange {
+    type Output = Result<Response<ResponseBody>, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Some(running) = &mut this.upload
             && let Poll::Ready(ended) = running.poll(cx)
         {
-            upload = None;
+            this.upload = None;
             if let Err(error) = ended {
-                return Poll::Ready(Err(error));
+                return Poll::Ready(Err(SendError::lost(error)));
             }
         }
-        response.as_mut().poll(cx).map_err(error::of_http2)
-    })
-    .await
-    .map_err(SendError::lost)?;
-
-    let upload = upload.map(|mut running| {
-        // The caller may wait for the response before it goes on with the request, or the other
-        // way round; only a task of its own serves both.
-        let task = tokio::spawn(async move {
-            let _ = poll_fn(|cx| running.poll(cx)).await;
+        let response = match ready!(Pin::new(&mut this.response).poll(cx)) {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(SendError::lost(error::of_http2(error)))),
+        };
+        let upload = this.upload.take().map(|mut running| {
+            // The caller may wait for the response before it goes on with the request, or the
+            // other way round; only a task of its own serves both.
+            let task = tokio::spawn(async move {
+                let _ = poll_fn(|cx| running.poll(cx)).await;
+            });
+            Abort(task.abort_handle())
         });
-        Abort(task.abort_handle())
-    });
-    let length = response
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
-    Ok(response.map(|incoming| {
-        ResponseBody::http2(Download {
-            incoming,
-            rest: length,
-            data_done: false,
-            _upload: upload,
-            stream: Some(stream),
-        })
-    }))
+        let rest = response
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let stream = this.stream.take();
+        Poll::Ready(Ok(response.map(|incoming| {
+            ResponseBody::http2(Download {
+                incoming,
+                rest,
+                data_done: false,
+                _upload: upload,
+                stream,
+            })
+        })))
+    }
 }
 
 /// Writes the request as HTTP/2 wants it: scheme and authority in the target, and no field that

@@ -14,6 +14,7 @@ mod error;
 mod http1;
 mod http2;
 mod relay;
+mod sending;
 mod settings;
 
 pub use body::ResponseBody;
@@ -21,16 +22,18 @@ pub(crate) use caps::Caps;
 pub use dial::{Dial, Dialing, Io, Tcp, Transport};
 pub use error::SendError;
 pub use mesh_core::policy::Protocol;
+pub use sending::Sending;
 pub use settings::Settings;
 
 use crate::body::Body;
 use crate::tls::Offer;
 use caps::Permits;
-use http::{Request, Response, header};
+use http::{Request, header};
 use http1::Pair;
 use http2::Multiplexed;
 use mesh_core::limit::Kind;
 use mesh_core::{Error, ErrorKind};
+use sending::Exchange;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
@@ -105,6 +108,16 @@ enum Place {
     Http2(http2::Stream),
 }
 
+impl Place {
+    /// Hands the request over.
+    fn exchange(self, connections: &Arc<Connections>, request: Request<Body>) -> Exchange {
+        match self {
+            Self::Http1(pair) => http1::exchange(connections, pair, request),
+            Self::Http2(stream) => http2::exchange(stream, request, connections.secure()),
+        }
+    }
+}
+
 impl Connections {
     /// Connections to the endpoint at `addresses`, the preferred first; opens none yet.
     ///
@@ -151,34 +164,9 @@ impl Connections {
     /// connection, [`ErrorKind::Overflow`] when none may be opened; `ConnectionClosed`, `RemoteReset` or `EndpointProtocol` when it failed under
     /// the request, marked [`after_send`](Error::after_send) unless the application cannot have
     /// seen it; `CallerGone` when the request's own body failed.
-    pub async fn send(
-        self: &Arc<Self>,
-        mut request: Request<Body>,
-        protocol: Protocol,
-    ) -> Result<Response<ResponseBody>, SendError> {
-        let offer = self.offer(protocol, || is_grpc(&request));
-        loop {
-            let (place, fresh) = match self.free_place(offer) {
-                Some(place) => (place, false),
-                None => match self.new_place(offer).await {
-                    Ok(place) => (place, true),
-                    Err(error) => return Err(SendError::unsent(error, request)),
-                },
-            };
-            let answer = match place {
-                Place::Http1(pair) => http1::exchange(self, pair, request).await,
-                Place::Http2(stream) => http2::exchange(stream, request, self.secure()).await,
-            };
-            match answer {
-                // It closed under our hands; nothing was written, so the next may have it.
-                Err(SendError { request: Some(unsent), error })
-                    if !fresh && error.kind() == ErrorKind::ConnectionClosed =>
-                {
-                    request = *unsent;
-                }
-                answer => return answer,
-            }
-        }
+    #[must_use = "dropping it cancels"]
+    pub fn send(self: &Arc<Self>, request: Request<Body>, protocol: Protocol) -> Sending {
+        Sending::start(self.clone(), request, protocol)
     }
 
     /// Opens one connection and keeps it for the next call: says whether the endpoint can be

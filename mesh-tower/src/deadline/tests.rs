@@ -143,10 +143,10 @@ async fn pinned_policy_and_start_win() {
     let mut policy = Policy::default();
     policy.timeouts.request = 100 * MS;
     policy.timeouts.explicit = true;
-    let call = Call::new(clock::now(), Arc::new(policy), false);
+    let call = call::Call::new(clock::now(), Arc::new(policy), false);
     advance(40 * MS).await;
     let mut request = request(None);
-    request.extensions_mut().insert(call);
+    call::pin(&mut request, call);
     assert_eq!(fails_after(DeadlineLayer::new(MS), request).await, 60 * MS);
 }
 

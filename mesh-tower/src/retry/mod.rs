@@ -76,7 +76,7 @@ use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    Version, request,
+    Version,
 };
 use http_body::Body as HttpBody;
 use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
@@ -200,8 +200,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let request = request.map(Body::new);
-        let pinned = request.extensions().get::<Call>();
+        let mut request = request.map(Body::new);
+        let pinned = call::pinned(&request);
         let (config, budget, started) = match pinned {
             Some(call) => {
                 (&call.policy.retry, call.budget().unwrap_or(&self.own.budget), call.started)
@@ -211,17 +211,19 @@ where
         budget.deposit(started);
         let per_try = config.per_try_timeout;
         let limit = (config.attempts > 0).then_some(config.body_limit);
-        let (mut head, body) = request.into_parts();
-        let (body, source) = Source::split(body, limit, head.extensions.remove());
+        let sent = request.extensions_mut().remove();
+        let call = call::unpin(&mut request);
+        let (body, source) = Source::split(std::mem::take(request.body_mut()), limit, sent);
+        *request.body_mut() = body;
         let repeat = source.map(|source| Repeat {
             service: self.inner.clone(),
-            head: Head::of(&head),
+            head: Head::of(&request, call.as_ref()),
             body: source,
             next: None,
             permit: None,
             own: self.own.clone(),
         });
-        let request = Request::from_parts(head, body);
+        request.body_mut().call = call;
         let inner = self.inner.call(request);
         ResponseFuture { state: State::Attempt { inner, timer: None }, repeat, attempt: 1, per_try }
     }
@@ -274,25 +276,22 @@ struct Head {
     call: Option<Call>,
     grpc: bool,
     expiry: Option<Timestamp>,
-    /// Empty if the call is all there is: a copy of the map would cost two allocations.
     extensions: Extensions,
 }
 
 impl Head {
-    fn of(head: &request::Parts) -> Self {
-        let call = head.extensions.get::<Call>().cloned();
-        let others = head.extensions.len() > usize::from(call.is_some());
-        let pinned = call.as_ref().and_then(|call| call.expiry);
-        let expiry = pinned.or_else(|| head.extensions.get().copied());
+    fn of(request: &Request<Body>, call: Option<&Call>) -> Self {
+        let pinned = call.and_then(|call| call.expiry);
+        let expiry = pinned.or_else(|| request.extensions().get().copied());
         Self {
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            version: head.version,
-            headers: head.headers.clone(),
-            grpc: call.as_ref().map_or_else(|| call::is_grpc(&head.headers), |call| call.grpc),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+            grpc: call.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc),
             expiry: expiry.map(|Expiry(at)| at),
-            extensions: if others { head.extensions.clone() } else { Extensions::new() },
-            call,
+            extensions: request.extensions().clone(),
+            call: call.cloned(),
         }
     }
 
@@ -306,7 +305,7 @@ impl Head {
         *request.extensions_mut() = self.extensions.clone();
         if let Some(mut call) = self.call.clone() {
             call.attempt = attempt;
-            request.extensions_mut().insert(call);
+            request.body_mut().call = Some(call);
         }
         let headers = request.headers_mut();
         if self.grpc {

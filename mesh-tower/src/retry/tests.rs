@@ -39,7 +39,7 @@ struct Script(Arc<Mutex<Inner>>);
 
 struct Inner {
     steps: VecDeque<Step>,
-    seen: Vec<(request::Parts, Option<Bytes>, Instant)>,
+    seen: Vec<(http::request::Parts, Option<Bytes>, Instant)>,
 }
 
 impl Script {
@@ -58,7 +58,12 @@ impl Script {
         service_fn(move |request: Request<Body>| {
             let script = script.clone();
             async move {
-                let (head, body) = request.into_parts();
+                let mut request = request;
+                let call = call::unpin(&mut request);
+                let (mut head, body) = request.into_parts();
+                if let Some(call) = call {
+                    head.extensions.insert(call);
+                }
                 let body = body.collect().await.ok().map(|body| body.to_bytes());
                 let step = {
                     let mut inner = script.lock();
@@ -85,7 +90,7 @@ impl Script {
         self.0.lock().seen.len()
     }
 
-    fn head(&self, attempt: usize) -> request::Parts {
+    fn head(&self, attempt: usize) -> http::request::Parts {
         self.0.lock().seen[attempt].0.clone()
     }
 
@@ -129,7 +134,7 @@ fn pin(request: &mut Request<Body>, edit: impl FnOnce(&mut Call)) {
     let grpc = call::is_grpc(request.headers());
     let mut call = Call::new(clock::now(), Arc::new(Policy::default()), grpc);
     edit(&mut call);
-    request.extensions_mut().insert(call);
+    crate::call::pin(request, call);
 }
 
 fn grpc() -> Request<Body> {

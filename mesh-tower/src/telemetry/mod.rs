@@ -128,6 +128,7 @@ impl<S, B, R> Service<Request<B>> for Telemetry<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Error>,
+    B: 'static,
     R: HttpBody,
 {
     type Response = Response<Body<R>>;
@@ -141,7 +142,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let TelemetryLayer { scope, metrics } = &self.layer;
         let scope = *scope;
-        let pinned = request.extensions().get::<Call>();
+        let pinned = call::pinned(&request);
         let grpc = pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc);
         let started = match pinned {
             Some(call) if scope == Scope::Call || call.attempt == 1 => call.started,
@@ -158,7 +159,9 @@ where
             }
         }
         let watch = Watch::new(scope, metrics, span.clone(), started, request.method(), grpc);
-        let inner = span.in_scope(|| self.inner.call(request));
+        let entered = span.enter();
+        let inner = self.inner.call(request);
+        drop(entered);
         ResponseFuture { inner, span, watch: Some(watch) }
     }
 }

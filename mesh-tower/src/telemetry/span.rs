@@ -11,15 +11,20 @@
 //! Source: OpenTelemetry semantic conventions for HTTP and RPC spans.
 
 use super::Scope;
-use crate::call::Call;
+use crate::call;
 use http::Request;
 use mesh_core::trace_context::TraceContext;
 use tracing::field::{Empty, display};
 use tracing::{Span, debug_span};
 
 /// The span of a call or of one attempt; disabled if no subscriber wants it.
-pub(super) fn start<B>(scope: Scope, request: &Request<B>, destination: &str, grpc: bool) -> Span {
-    let pinned = || request.extensions().get::<Call>();
+pub(super) fn start<B: 'static>(
+    scope: Scope,
+    request: &Request<B>,
+    destination: &str,
+    grpc: bool,
+) -> Span {
+    let pinned = || call::pinned(request);
     match scope {
         Scope::Call => debug_span!(
             "call",

@@ -185,7 +185,7 @@ async fn the_duration_is_from_the_pinned_start_to_the_end_of_the_body() {
     });
     let service = TelemetryLayer::attempt().metrics(metrics.clone()).layer(inner);
     let mut request = Request::new(());
-    request.extensions_mut().insert(Call::new(clock::now(), Arc::new(Policy::default()), false));
+    crate::call::pin(&mut request, Call::new(clock::now(), Arc::new(Policy::default()), false));
     sleep(Duration::from_millis(10)).await;
     let mut body = service.oneshot(request).await.expect("a response").into_body();
     sleep(Duration::from_millis(40)).await;

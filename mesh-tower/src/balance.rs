@@ -89,16 +89,17 @@ where
         let mut request = request.map(Body::new);
         let pinned = call::unpin(&mut request);
         let found = match (pinned, &self.target) {
-            (Some(mut call), target) => match (call.destination.take(), target) {
-                (Some(destination), _) => Ok((destination, call)),
-                (None, Target::Fixed(destination)) => Ok((destination.clone(), call)),
+            (Some(call), target) => match (&call.destination, target) {
+                (Some(destination), _) | (None, Target::Fixed(destination)) => {
+                    Ok((destination.clone(), call))
+                }
                 (None, Target::Invalid(error)) => Err(error.clone()),
                 (None, Target::Routed) => Err(unrouted()),
             },
             (None, Target::Fixed(destination)) => {
                 let grpc = call::is_grpc(request.headers());
                 let call = Call::new(clock::now(), destination.policy(), grpc);
-                Ok((destination.clone(), call))
+                Ok((destination.clone(), Arc::new(call)))
             }
             (None, Target::Invalid(error)) => Err(error.clone()),
             (None, Target::Routed) => Err(unrouted()),
@@ -124,7 +125,7 @@ fn unrouted() -> Error {
 /// One attempt: pick, admit, send.
 fn attempt(
     destination: Arc<Destination>,
-    call: Call,
+    call: Arc<Call>,
     request: Request<Body>,
     worker: Worker,
     now: Timestamp,
@@ -154,7 +155,7 @@ fn attempt(
             endpoint.connections.attempted();
             destination.shared().metrics.picked();
             let sending = endpoint.connections.of(worker).send(request, call.policy.protocol);
-            let ticket = Ticket::new(destination, call.policy, endpoint, now, admission, call.grpc);
+            let ticket = Ticket::new(destination, call, endpoint, now, admission);
             State::Sending { sending, ticket: Some(ticket.with_permit(permit)) }
         }
         Err(why) => {

@@ -9,6 +9,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Any error, boxed; only bodies have it, since a body's error is the producer's own.
@@ -28,7 +29,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Body {
     kind: Kind,
     /// The decisions that the layers of the client stack share; see [`call`](crate::call).
-    pub(crate) call: Option<Call>,
+    pub(crate) call: Option<Arc<Call>>,
 }
 
 enum Kind {

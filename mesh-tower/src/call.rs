@@ -10,6 +10,7 @@
 //! resolves.
 
 use crate::body::Body;
+use crate::deadline::Sent;
 use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
 use http::header::CONTENT_TYPE;
@@ -20,7 +21,7 @@ use mesh_core::retry::budget::Budget;
 use mesh_core::route::Rule;
 use mesh_core::{EndpointId, Policy, Timestamp};
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The decisions of one call.
 #[derive(Clone, Debug)]
@@ -47,6 +48,10 @@ pub struct Call {
     pub rule: Option<Arc<Rule>>,
     /// Whom it is for, once routed.
     pub(crate) destination: Option<Arc<Destination>>,
+    /// When its request is sent in full, if `expiry` counts from then.
+    pub(crate) sent: Option<Arc<Sent>>,
+    /// The endpoint that let this attempt run out of time.
+    pub(crate) hung: OnceLock<EndpointId>,
 }
 
 impl Call {
@@ -64,6 +69,8 @@ impl Call {
             shared: None,
             rule: None,
             destination: None,
+            sent: None,
+            hung: OnceLock::new(),
         }
     }
 
@@ -76,6 +83,14 @@ impl Call {
 }
 
 impl Call {
+    /// Whether the head of the answer should have been there by `now`.
+    pub(crate) fn is_late(&self, now: Timestamp) -> bool {
+        let Some(Expiry(expiry)) = self.expiry else { return false };
+        let span = self.policy.timeouts.request;
+        let later = self.sent.as_ref().and_then(|sent| sent.extend(expiry, span));
+        now >= later.unwrap_or(expiry)
+    }
+
     /// The destination's retry budget.
     pub(crate) fn budget(&self) -> Option<&Budget> {
         self.shared.as_deref().map(|shared| &shared.budget)
@@ -93,7 +108,8 @@ impl Call {
 }
 
 /// Pins a call to a request.
-pub fn pin<B: 'static>(request: &mut Request<B>, call: Call) {
+pub fn pin<B: 'static>(request: &mut Request<B>, call: impl Into<Arc<Call>>) {
+    let call = call.into();
     match own_mut(request) {
         Some(body) => body.call = Some(call),
         None => {
@@ -105,22 +121,23 @@ pub fn pin<B: 'static>(request: &mut Request<B>, call: Call) {
 /// The call that is pinned to a request.
 pub fn pinned<B: 'static>(request: &Request<B>) -> Option<&Call> {
     match (request.body() as &dyn Any).downcast_ref::<Body>() {
-        Some(body) => body.call.as_ref(),
-        None => request.extensions().get(),
+        Some(body) => body.call.as_deref(),
+        None => request.extensions().get::<Arc<Call>>().map(Arc::as_ref),
     }
 }
 
 /// As [`pinned`], to be changed for the layers below.
 pub fn pinned_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Call> {
-    if own_mut(request).is_some() {
+    let pinned = if own_mut(request).is_some() {
         own_mut(request)?.call.as_mut()
     } else {
-        request.extensions_mut().get_mut()
-    }
+        request.extensions_mut().get_mut::<Arc<Call>>()
+    };
+    pinned.map(Arc::make_mut)
 }
 
 /// Takes the call off a request.
-pub(crate) fn unpin<B: 'static>(request: &mut Request<B>) -> Option<Call> {
+pub(crate) fn unpin<B: 'static>(request: &mut Request<B>) -> Option<Arc<Call>> {
     match own_mut(request) {
         Some(body) => body.call.take(),
         None => request.extensions_mut().remove(),

@@ -1,8 +1,8 @@
 //! Deadline: bounds one call, with all its attempts and waits.
 //!
 //! `expiry = min(now + timeout, expiry the caller brought)`; it only shrinks on its way down.
-//! The caller brings one as an [`Expiry`] in the request's extensions, as a `grpc-timeout`
-//! field, or by calling from within a handler that serves under a deadline itself
+//! The caller brings one as an [`Expiry`] in the request's extensions, as a field of the request
+//! (`grpc-timeout` on gRPC, `x-envoy-expected-rq-timeout-ms` on other HTTP), or by calling from within a handler that serves under a deadline itself
 //! (`server::Context`).
 //!
 //! What it bounds depends on who asked for it:
@@ -22,8 +22,7 @@
 //! When a streaming request is sent in full, a [`Retry`](crate::retry::Retry) below tells; without
 //! one, the 15 s count from the start like an explicit timeout.
 //!
-//! An explicit expiry goes out with the attempt, as the time left: `grpc-timeout` on gRPC,
-//! `x-envoy-expected-rq-timeout-ms` on other HTTP.
+//! An explicit expiry goes out with the attempt, as the time left, in the same field.
 //!
 //! Cost: no clock read where a [`Call`] is pinned, and one timer, made when the answer is first
 //! not there yet.
@@ -59,7 +58,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::deadline::{
     EXPECTED_TIMEOUT, GRPC_TIMEOUT, format_expected_timeout, format_grpc_timeout,
-    parse_grpc_timeout,
+    parse_expected_timeout, parse_grpc_timeout,
 };
 use mesh_core::policy::Timeouts;
 use mesh_core::{Error, ErrorKind, GrpcCode, Timestamp};
@@ -97,7 +96,7 @@ impl Sent {
     }
 
     /// Until when the answer may take, if that is later than `head`.
-    fn extend(&self, head: Timestamp, span: Duration) -> Option<Timestamp> {
+    pub(crate) fn extend(&self, head: Timestamp, span: Duration) -> Option<Timestamp> {
         let since = match self.0.load(Relaxed) {
             0 => return None,
             Self::UNDER_WAY => clock::now(),
@@ -172,10 +171,7 @@ where
         if limits.head <= limits.started {
             return ResponseFuture { inner: None, timer: None, limits, sent: None };
         }
-        limits.pin(&mut request);
-        if let Some(sent) = &sent {
-            request.extensions_mut().insert(sent.clone());
-        }
+        limits.pin(&mut request, sent.as_ref());
         ResponseFuture { inner: Some(self.inner.call(request)), timer: None, limits, sent }
     }
 }
@@ -201,14 +197,19 @@ impl Limits {
         let started = pinned.map_or_else(clock::now, |call| call.started);
         let grpc = pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc);
         let field = || {
-            let value = request.headers().get(GRPC_TIMEOUT)?;
-            Some(started + parse_grpc_timeout(value.as_bytes()).ok()?)
+            let span = if grpc {
+                parse_grpc_timeout(request.headers().get(GRPC_TIMEOUT)?.as_bytes()).ok()?
+            } else {
+                parse_expected_timeout(request.headers().get(EXPECTED_TIMEOUT)?.as_bytes())
+                    .ok()??
+            };
+            Some(started + span)
         };
         let brought = [
             pinned.and_then(|call| call.expiry).map(|Expiry(at)| at),
             request.extensions().get().map(|Expiry(at)| *at),
             ServerContext::with(|context| context.expiry).flatten().map(|Expiry(at)| at),
-            if grpc { field() } else { None },
+            field(),
         ];
         let own = started + timeouts.request;
         let explicit = timeouts.explicit.then_some(own);
@@ -224,11 +225,16 @@ impl Limits {
     }
 
     /// Hands the expiry to the layers below, and to the wire.
-    fn pin<B: 'static>(&self, request: &mut Request<B>) {
+    fn pin<B: 'static>(&self, request: &mut Request<B>, sent: Option<&Arc<Sent>>) {
         if let Some(call) = call::pinned_mut(request) {
             call.expiry = Some(Expiry(self.head));
+            call.sent = sent.cloned();
         } else {
-            request.extensions_mut().insert(Expiry(self.head));
+            let extensions = request.extensions_mut();
+            extensions.insert(Expiry(self.head));
+            if let Some(sent) = sent {
+                extensions.insert(sent.clone());
+            }
         }
         if let Some(whole) = self.whole {
             send(request.headers_mut(), whole.since(self.started), self.grpc);

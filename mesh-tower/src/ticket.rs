@@ -8,12 +8,14 @@
 //! | response head | latency; for HTTP the outcome, by status |
 //! | trailers | for gRPC the outcome, by `grpc-status` |
 //! | error before the end | the failure |
-//! | dropped before the end | only that it ended: the caller went away |
+//! | dropped without a head, its time over | a timeout |
+//! | dropped before the end otherwise | only that it ended: the caller went away |
 //!
 //! A failure enters the load as a penalty (5 s, or what the server asked for) instead of its
 //! latency, so that an endpoint that fails fast does not look fast. Source: linkerd2-proxy's load
 //! biaser; the formula is in [`mesh_core::load`].
 
+use crate::call::Call;
 use crate::clock;
 use crate::destination::{Destination, Endpoint};
 use http::{HeaderMap, Response};
@@ -21,7 +23,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::health::breaker::Admission;
 use mesh_core::limit::Permit;
 use mesh_core::retry::pushback;
-use mesh_core::{Error, GrpcCode, Outcome, Policy, Timestamp};
+use mesh_core::{Error, Failure, GrpcCode, Outcome, Timestamp};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
@@ -31,13 +33,14 @@ use std::task::{Context, Poll, ready};
 /// Guard of one attempt in flight.
 pub(crate) struct Ticket {
     destination: Arc<Destination>,
-    policy: Arc<Policy>,
+    call: Arc<Call>,
     endpoint: Arc<Endpoint>,
     started: Timestamp,
     admission: Option<Admission>,
     /// Its place under the endpoint's limit, if it has one.
     permit: Option<Permit>,
-    grpc: bool,
+    /// The head of the response is there.
+    answered: bool,
     /// The outcome is recorded; only the end is still to come.
     decided: bool,
 }
@@ -45,21 +48,20 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn new(
         destination: Arc<Destination>,
-        policy: Arc<Policy>,
+        call: Arc<Call>,
         endpoint: Arc<Endpoint>,
         started: Timestamp,
         admission: Option<Admission>,
-        grpc: bool,
     ) -> Self {
         endpoint.load().begin();
         Self {
             destination,
-            policy,
+            call,
             endpoint,
             started,
             admission,
             permit: None,
-            grpc,
+            answered: false,
             decided: false,
         }
     }
@@ -82,8 +84,9 @@ impl Ticket {
 
     /// The response head is here: one clock read, and for HTTP the whole verdict.
     pub(crate) fn head<B>(&mut self, response: &Response<B>) -> Outcome {
+        self.answered = true;
         let now = clock::now();
-        let outcome = if self.grpc {
+        let outcome = if self.call.grpc {
             match GrpcCode::from_headers(response.headers()) {
                 Some(code) => Outcome::of_grpc(code),
                 None if response.status() != http::StatusCode::OK => {
@@ -114,7 +117,7 @@ impl Ticket {
     }
 
     fn trailers(&mut self, trailers: Option<&HeaderMap>) {
-        if self.decided || !self.grpc {
+        if self.decided || !self.call.grpc {
             return;
         }
         let code = trailers.and_then(GrpcCode::from_headers).unwrap_or(GrpcCode::UNKNOWN);
@@ -125,13 +128,24 @@ impl Ticket {
         }
     }
 
+    /// Dropped before there was an answer: for lack of time, or because nobody wants it any more.
+    #[cold]
+    fn abandoned(&mut self) {
+        let now = clock::now();
+        if self.call.is_late(now) {
+            // Fails only if it is known already.
+            let _ = self.call.hung.set(self.endpoint.id().clone());
+            self.fail(now, Outcome::Failure(Failure::Timeout), None);
+        }
+    }
+
     fn observe(&self, now: Timestamp) {
-        let config = &self.policy.pick.ewma;
+        let config = &self.call.policy.pick.ewma;
         self.endpoint.load().observe(now, now.since(self.started), config);
     }
 
     fn fail(&mut self, now: Timestamp, outcome: Outcome, headers: Option<&HeaderMap>) {
-        let config = &self.policy.pick.ewma;
+        let config = &self.call.policy.pick.ewma;
         let penalty = headers
             .and_then(|headers| pushback::server_delay(headers, clock::wall()))
             .unwrap_or(config.failure_penalty);
@@ -146,7 +160,8 @@ impl Ticket {
     }
 
     fn tell_breaker(&mut self, now: Timestamp, outcome: Outcome) {
-        if let (Some(config), Some(admission)) = (&self.policy.breaker, self.admission.take()) {
+        if let (Some(config), Some(admission)) = (&self.call.policy.breaker, self.admission.take())
+        {
             self.destination.breaker_record(&self.endpoint, admission, outcome, now, config);
         }
     }
@@ -155,6 +170,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.permit = None;
+        if !self.answered && !self.decided {
+            self.abandoned();
+        }
         self.endpoint.load().end();
         if self.admission.is_some() {
             self.tell_breaker(clock::now(), Outcome::Cancelled);

@@ -3,8 +3,9 @@ use crate::destination::tests::destination;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt, Full};
-use mesh_core::ErrorKind;
+use mesh_core::deadline::Expiry;
 use mesh_core::health::breaker;
+use mesh_core::{ErrorKind, Policy};
 use std::time::Duration;
 use tokio::time::advance;
 
@@ -12,10 +13,10 @@ const INITIAL: f64 = 0.03;
 
 async fn ticket(grpc: bool) -> (Ticket, Arc<Endpoint>) {
     let (destination, endpoint) = destination(Policy::default()).await;
-    let policy = destination.policy();
+    let call = Arc::new(Call::new(clock::now(), destination.policy(), grpc));
     // The estimate begins at the first look at it.
     assert!((seconds(&endpoint) - INITIAL).abs() < 1e-3);
-    (Ticket::new(destination, policy, endpoint.clone(), clock::now(), None, grpc), endpoint)
+    (Ticket::new(destination, call, endpoint.clone(), clock::now(), None), endpoint)
 }
 
 /// The load of an endpoint, in seconds.
@@ -93,6 +94,31 @@ async fn only_errors_that_the_endpoint_made_count_against_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_dropped_when_its_time_is_over_is_a_timeout() {
+    let (destination, endpoint) = destination(Policy::default()).await;
+    for (expiry, hung) in [(Some(Duration::from_secs(1)), true), (None, false)] {
+        let mut call = Call::new(clock::now(), destination.policy(), false);
+        call.expiry = expiry.map(|span| Expiry(clock::now() + span));
+        let call = Arc::new(call);
+        let begin = || {
+            let (destination, endpoint) = (destination.clone(), endpoint.clone());
+            Ticket::new(destination, call.clone(), endpoint, clock::now(), None)
+        };
+        let (early, late, answered) = (begin(), begin(), begin());
+        drop(early);
+        let before = seconds(&endpoint);
+        advance(Duration::from_secs(1)).await;
+        let mut answered = answered;
+        answered.head(&response(StatusCode::OK).body(()).expect("valid"));
+        drop(answered);
+        assert_eq!(call.hung.get(), None, "neither gave up, nor had no answer");
+        drop(late);
+        assert_eq!(call.hung.get(), hung.then(|| endpoint.id()));
+        assert_eq!(seconds(&endpoint) > before + 3.0, hung, "{}", seconds(&endpoint));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_attempt_says_nothing_and_gives_the_probe_back() {
     let mut policy = Policy::default();
     let mut config = breaker::Config::default();
@@ -100,9 +126,9 @@ async fn a_dropped_attempt_says_nothing_and_gives_the_probe_back() {
     policy.breaker = Some(config.clone());
     let (destination, endpoint) = destination(policy).await;
     let open = |admission| {
-        let policy = destination.policy();
+        let call = Arc::new(Call::new(clock::now(), destination.policy(), false));
         let (destination, endpoint) = (destination.clone(), endpoint.clone());
-        Ticket::new(destination, policy, endpoint, clock::now(), Some(admission), false)
+        Ticket::new(destination, call, endpoint, clock::now(), Some(admission))
     };
     let admission = endpoint.breaker().try_acquire(clock::now(), &config).expect("closed");
     open(admission).error(&ErrorKind::RemoteReset.into());

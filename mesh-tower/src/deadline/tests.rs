@@ -131,6 +131,23 @@ async fn a_grpc_timeout_field_is_a_deadline_on_grpc_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_callers_field_is_a_deadline_on_other_http_and_never_grows() {
+    let mut request = request(None);
+    request.headers_mut().insert(EXPECTED_TIMEOUT, HeaderValue::from_static("70"));
+    let told = Rc::new(std::cell::RefCell::new(None));
+    let seen = told.clone();
+    let inner = service_fn(move |request: Request<Bytes>| {
+        *seen.borrow_mut() = request.headers().get(EXPECTED_TIMEOUT).cloned();
+        pending::<Result<Response<Bytes>, Error>>()
+    });
+    let start = Instant::now();
+    let answer = DeadlineLayer::new(8_000 * MS).layer(inner).oneshot(request).await;
+    assert_eq!(answer.expect_err("the time is up").kind(), ErrorKind::Deadline);
+    assert_eq!(start.elapsed(), 70 * MS);
+    assert_eq!(told.borrow().as_ref().expect("told"), "70");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_hands_its_own_deadline_on() {
     let expiry = Some(Expiry(clock::now() + 30 * MS));
     let served = ServerContext { expiry, ..ServerContext::default() };

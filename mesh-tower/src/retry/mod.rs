@@ -89,7 +89,7 @@ use pin_project_lite::pin_project;
 use replay::Tape;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
@@ -211,17 +211,29 @@ where
         budget.deposit(started);
         let per_try = config.per_try_timeout;
         let limit = (config.attempts > 0).then_some(config.body_limit);
-        let sent = request.extensions_mut().remove();
-        let call = call::unpin(&mut request);
+        let mut call = call::unpin(&mut request);
+        let sent = match &call {
+            Some(call) => call.sent.clone(),
+            None => request.extensions_mut().remove(),
+        };
         let (body, source) = Source::split(std::mem::take(request.body_mut()), limit, sent);
         *request.body_mut() = body;
-        let repeat = source.map(|source| Repeat {
-            service: self.inner.clone(),
-            head: Head::of(&request, call.as_ref()),
-            body: source,
-            next: None,
-            permit: None,
-            own: self.own.clone(),
+        let expiry = match &call {
+            Some(call) => call.expiry,
+            None => request.extensions().get().copied(),
+        };
+        if let (Some(allowed), Some(call)) = (per_try, &mut call) {
+            Arc::make_mut(call).expiry = Some(sooner(expiry, started + allowed));
+        }
+        let repeat = source.map(|source| {
+            Box::new(Repeat {
+                service: self.inner.clone(),
+                head: Head::of(&request, call.as_ref(), expiry),
+                body: source,
+                next: None,
+                permit: None,
+                own: self.own.clone(),
+            })
         });
         request.body_mut().call = call;
         let inner = self.inner.call(request);
@@ -273,38 +285,46 @@ struct Head {
     uri: Uri,
     version: Version,
     headers: HeaderMap,
-    call: Option<Call>,
+    /// As the attempt under way has it.
+    call: Option<Arc<Call>>,
     grpc: bool,
-    expiry: Option<Timestamp>,
+    /// That of the call; an attempt's own may be sooner.
+    expiry: Option<Expiry>,
     extensions: Extensions,
 }
 
 impl Head {
-    fn of(request: &Request<Body>, call: Option<&Call>) -> Self {
-        let pinned = call.and_then(|call| call.expiry);
-        let expiry = pinned.or_else(|| request.extensions().get().copied());
+    fn of(request: &Request<Body>, call: Option<&Arc<Call>>, expiry: Option<Expiry>) -> Self {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
             headers: request.headers().clone(),
             grpc: call.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc),
-            expiry: expiry.map(|Expiry(at)| at),
+            expiry,
             extensions: request.extensions().clone(),
             call: call.cloned(),
         }
     }
 
-    /// The request of attempt number `attempt`.
-    fn request(&self, attempt: u32, body: Body) -> Request<Body> {
+    /// The request of attempt number `attempt`, which may take as long as `per_try`.
+    fn request(&mut self, attempt: u32, body: Body, per_try: Option<Duration>) -> Request<Body> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
         *request.headers_mut() = self.headers.clone();
         *request.extensions_mut() = self.extensions.clone();
-        if let Some(mut call) = self.call.clone() {
+        if let Some(before) = &self.call {
+            let mut call = Call::clone(before);
             call.attempt = attempt;
+            call.hung = OnceLock::new();
+            call.expiry = match per_try {
+                Some(allowed) => Some(sooner(self.expiry, clock::now() + allowed)),
+                None => self.expiry,
+            };
+            let call = Arc::new(call);
+            self.call = Some(call.clone());
             request.body_mut().call = Some(call);
         }
         let headers = request.headers_mut();
@@ -314,7 +334,7 @@ impl Head {
             headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
         }
         let told = if self.grpc { &GRPC_TIMEOUT } else { &EXPECTED_TIMEOUT };
-        if let Some(expiry) = self.expiry.filter(|_| headers.contains_key(told)) {
+        if let Some(Expiry(expiry)) = self.expiry.filter(|_| headers.contains_key(told)) {
             deadline::send(headers, expiry.since(clock::now()), self.grpc);
         }
         request
@@ -335,8 +355,8 @@ struct Repeat<S> {
 }
 
 impl<S> Repeat<S> {
-    const fn pinned(&self) -> Option<&Call> {
-        self.head.call.as_ref()
+    fn pinned(&self) -> Option<&Call> {
+        self.head.call.as_deref()
     }
 
     fn config(&self) -> &Config {
@@ -345,6 +365,11 @@ impl<S> Repeat<S> {
 
     fn metrics(&self) -> Option<&DestinationMetrics> {
         self.pinned().and_then(Call::metrics).or(self.own.metrics.as_ref()).map(Arc::as_ref)
+    }
+
+    /// The endpoint that let the attempt run out of time.
+    fn hung(&self) -> Option<&EndpointId> {
+        self.pinned().and_then(|call| call.hung.get())
     }
 
     /// How long to wait before another attempt; `None` if there is to be none.
@@ -369,7 +394,7 @@ impl<S> Repeat<S> {
             (None, None) => config.backoff.delay(attempt, &mut || fastrand::u64(..)),
         };
         let now = clock::now();
-        if self.head.expiry.is_some_and(|expiry| now + delay >= expiry)
+        if self.head.expiry.is_some_and(|Expiry(expiry)| now + delay >= expiry)
             || !self.body.is_repeatable()
         {
             return None;
@@ -421,7 +446,7 @@ impl<S> Repeat<S> {
             Err(error) => error.endpoint().map(EndpointId::from),
         };
         if let (Some(call), Some(tried)) = (&mut self.head.call, tried) {
-            call.tried.push(tried);
+            Arc::make_mut(call).tried.push(tried);
         }
     }
 }
@@ -432,7 +457,8 @@ pin_project! {
     pub struct ResponseFuture<S, F> {
         #[pin]
         state: State<F>,
-        repeat: Option<Repeat<S>>,
+        // Boxed, since futures are moved many times before they are polled.
+        repeat: Option<Box<Repeat<S>>>,
         attempt: u32,
         per_try: Option<Duration>,
     }
@@ -445,12 +471,10 @@ pin_project! {
         Attempt {
             #[pin]
             inner: F,
-            #[pin]
-            timer: Option<Sleep>,
+            timer: Option<Pin<Box<Sleep>>>,
         },
         Wait {
-            #[pin]
-            timer: Sleep,
+            timer: Pin<Box<Sleep>>,
         },
         Ready,
     }
@@ -468,18 +492,17 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProject::Attempt { inner, mut timer } => {
+                StateProject::Attempt { inner, timer } => {
                     let answer = match inner.poll(cx) {
                         Poll::Ready(answer) => answer.map_err(Into::into),
                         Poll::Pending => {
                             let Some(allowed) = *this.per_try else { return Poll::Pending };
-                            if timer.is_none() {
-                                timer.set(Some(sleep(allowed)));
-                            }
-                            if let Some(timer) = timer.as_pin_mut() {
-                                ready!(timer.poll(cx));
-                            }
-                            Err(attempt_timeout(allowed))
+                            let timer = timer.get_or_insert_with(|| Box::pin(sleep(allowed)));
+                            ready!(timer.as_mut().poll(cx));
+                            // Dropped first: it then says which endpoint hung.
+                            this.state.set(State::Ready);
+                            let hung = this.repeat.as_ref().and_then(|repeat| repeat.hung());
+                            Err(attempt_timeout(allowed, hung))
                         }
                     };
                     let wait =
@@ -493,11 +516,11 @@ where
                     this.state.set(if wait.is_zero() {
                         State::Ready
                     } else {
-                        State::Wait { timer: sleep(wait) }
+                        State::Wait { timer: Box::pin(sleep(wait)) }
                     });
                 }
                 StateProject::Wait { timer } => {
-                    ready!(timer.poll(cx));
+                    ready!(timer.as_mut().poll(cx));
                     this.state.set(State::Ready);
                 }
                 StateProject::Ready => {
@@ -507,7 +530,7 @@ where
                     }
                     *this.attempt += 1;
                     let body = repeat.next.take().unwrap_or_default();
-                    let request = repeat.head.request(*this.attempt, body);
+                    let request = repeat.head.request(*this.attempt, body, *this.per_try);
                     let inner = repeat.service.call(request);
                     this.state.set(State::Attempt { inner, timer: None });
                 }
@@ -516,9 +539,18 @@ where
     }
 }
 
-fn attempt_timeout(allowed: Duration) -> Error {
-    Error::new(ErrorKind::Deadline, format!("no response to this attempt within {allowed:?}"))
-        .after_send()
+fn attempt_timeout(allowed: Duration, hung: Option<&EndpointId>) -> Error {
+    let sentence = format!("no response to this attempt within {allowed:?}");
+    let error = Error::new(ErrorKind::Deadline, sentence).after_send();
+    match hung {
+        Some(endpoint) => error.with_endpoint(endpoint),
+        None => error,
+    }
+}
+
+/// The sooner of the call's expiry and an attempt's own.
+fn sooner(expiry: Option<Expiry>, own: Timestamp) -> Expiry {
+    Expiry(expiry.map_or(own, |Expiry(at)| at.min(own)))
 }
 
 #[cfg(test)]

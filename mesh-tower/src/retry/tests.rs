@@ -294,7 +294,7 @@ async fn a_further_attempt_says_so_and_avoids_the_endpoints_before() {
     let (before, after) = (script.head(0), script.head(1));
     assert!(!before.headers.contains_key(ATTEMPT_COUNT));
     assert_eq!(after.headers.get(ATTEMPT_COUNT).expect("there"), "2");
-    let call = after.extensions.get::<Call>().expect("pinned");
+    let call = after.extensions.get::<Arc<Call>>().expect("pinned");
     assert_eq!((call.attempt, &call.tried[..]), (2, &[EndpointId::from("127.0.0.1:1")][..]));
 
     let script = Script::new([refused(), status(200)]);
@@ -314,7 +314,7 @@ async fn a_response_names_the_endpoint_to_avoid() {
     pin(&mut request, |_| {});
     RetryLayer::new().layer(inner).oneshot(request).await.expect("a response");
     let head = script.head(1);
-    let call = head.extensions.get::<Call>().expect("pinned");
+    let call = head.extensions.get::<Arc<Call>>().expect("pinned");
     assert_eq!(call.tried, [EndpointId::from("127.0.0.1:1")]);
 }
 

@@ -71,7 +71,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::Span;
 use watch::Watch;
 
 /// Wraps a service in [`Telemetry`].
@@ -158,11 +157,11 @@ where
                 span::identify(&span, context);
             }
         }
-        let watch = Watch::new(scope, metrics, span.clone(), started, request.method(), grpc);
-        let entered = span.enter();
+        let watch = Watch::new(scope, metrics, span, started, request.method(), grpc);
+        let entered = watch.enter();
         let inner = self.inner.call(request);
         drop(entered);
-        ResponseFuture { inner, span, watch: Some(watch) }
+        ResponseFuture { inner, watch: Some(watch) }
     }
 }
 
@@ -172,7 +171,6 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        span: Span,
         watch: Option<Watch>,
     }
 }
@@ -188,7 +186,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = {
-            let _entered = this.span.enter();
+            let _entered = this.watch.as_ref().map(Watch::enter);
             ready!(this.inner.poll(cx))
         };
         let watch = this.watch.take();

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use mesh_core::{Error, ErrorKind, GrpcCode, Outcome, Timestamp};
 use std::sync::Arc;
 use tracing::Span;
+use tracing::span::Entered;
 
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -43,6 +44,11 @@ impl Watch {
             error: None,
             complete: false,
         }
+    }
+
+    /// What happens until the guard is dropped belongs to the span.
+    pub(super) fn enter(&self) -> Entered<'_> {
+        self.span.enter()
     }
 
     pub(super) fn head<B>(&mut self, response: &Response<B>) {

@@ -3,7 +3,7 @@
 use super::{addresses, get, mesh, policy, seen, service, state};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use mesh_tower::{Body, Channel, Mesh};
+use mesh_tower::{Body, Channel, ErrorKind, Mesh};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -103,6 +103,31 @@ async fn an_endpoint_that_fails_fast_does_not_attract_calls() {
     assert!(endpoints[0].calls() <= fair, "{} of {attempts}", endpoints[0].calls());
     println!("attempts at the failing endpoint: {} of {attempts}", endpoints[0].calls());
     assert_eq!(failed, 0, "each is answered by another endpoint");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_hangs_is_learnt_of_and_ejected() {
+    for (balance, most) in [("PeakEwma", 5), ("RoundRobin", 5)] {
+        let endpoints = [
+            ScriptedEndpoint::http1(Reply::hang()).await,
+            ScriptedEndpoint::http1(Reply::status(200)).await,
+        ];
+        let limits = format!("timeouts: {{ request: 50ms }}, pick: {{ policy: {balance} }}");
+        let mesh =
+            mesh(&format!("{}{}", policy(&limits), service("inventory", &addresses(&endpoints))));
+        let mut late = 0;
+        for _ in 0..40 {
+            match get(&mesh, "http://inventory/").await {
+                Ok(status) => assert_eq!(status, StatusCode::OK),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Deadline, "{error}");
+                    late += 1;
+                }
+            }
+        }
+        assert!((1..=most).contains(&late), "{balance}: {late} of 40 calls ran out of time");
+        assert_eq!(endpoints[0].calls(), late, "{balance}");
+    }
 }
 
 #[tokio::test]

@@ -33,6 +33,22 @@ async fn under_errors_only_the_endpoints_see_little_more_than_the_calls() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_hangs_is_repeated_elsewhere() {
+    let endpoints = [
+        ScriptedEndpoint::http1(Reply::hang()).await,
+        ScriptedEndpoint::http1(Reply::status(200)).await,
+    ];
+    // Random, so that only what the call itself remembers can keep it from the hung one.
+    let limits = "retry: { perTryTimeout: 100ms }, pick: { policy: Random }, \
+                  outlier: { consecutive5xx: 0, consecutiveGatewayFailure: 0 }";
+    let mesh = mesh(&format!("{}{}", policy(limits), service("inventory", &addresses(&endpoints))));
+    for _ in 0..20 {
+        assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+    }
+    assert!(endpoints[0].calls() > 0, "drawn at times");
+}
+
+#[tokio::test]
 async fn a_post_is_not_sent_twice_once_bytes_left() {
     let endpoints = [
         ScriptedEndpoint::http1(Reply::reset()).await,

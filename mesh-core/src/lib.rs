@@ -32,7 +32,7 @@ pub use endpoint::{
 };
 pub use error::{Error, ErrorKind};
 pub use name::{DEFAULT_NAMESPACE, DestinationName, InvalidName};
-pub use outcome::{Failure, GrpcCode, Outcome};
+pub use outcome::{Failure, GrpcCode, Outcome, is_grpc};
 pub use policy::Policy;
 pub use spiffe::{InvalidSpiffeId, SpiffeId};
 pub use swap::{Loaded, Swap};

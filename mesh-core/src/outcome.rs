@@ -4,7 +4,8 @@
 //! 429 is an answer). gRPC: the status in trailers, or in the head of a trailers-only
 //! response, decides; the codes that mean "the server could not" are failures.
 
-use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use std::fmt;
 
 /// The classified end of one attempt.
@@ -35,6 +36,22 @@ pub enum Failure {
     Http(StatusCode),
     /// A gRPC status that counts as the server's failure.
     Grpc(GrpcCode),
+}
+
+/// Whether the fields announce gRPC: content type `application/grpc`, alone or with a message
+/// format (`+proto`) or parameters. gRPC-Web is another protocol.
+///
+/// ```
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("content-type", http::HeaderValue::from_static("application/grpc+proto"));
+/// assert!(mesh_core::is_grpc(&headers));
+/// ```
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 impl Outcome {
@@ -207,6 +224,7 @@ impl fmt::Debug for GrpcCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     #[test]
     fn http_status_maps_to_grpc_by_the_standard_table() {
@@ -232,5 +250,21 @@ mod tests {
             let code = GrpcCode::from_header(value.as_bytes());
             assert!(Outcome::of_grpc(code).is_failure(), "{value}: {code}");
         }
+    }
+
+    #[test]
+    fn grpc_is_told_from_grpc_web() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
     }
 }

@@ -98,7 +98,7 @@ where
             None => hygiene::request(&mut request, &self.edge)
                 .inspect_err(|_| self.common.counters.reject(Reject::Hygiene)),
         };
-        let grpc = answer::is_grpc(request.headers());
+        let grpc = mesh_core::is_grpc(request.headers());
         let asks = match checked {
             Ok(Asks::Upgrade) if !http_body::Body::is_end_stream(request.body()) => {
                 return self.refuse(

@@ -23,16 +23,6 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Whether the fields announce gRPC: content type `application/grpc`, alone or with a message
-/// format (`+proto`) or parameters. `application/grpc-web` is another protocol.
-#[must_use]
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-}
-
 /// The response that tells a caller of an error; trailers-only if the request was gRPC.
 ///
 /// ```
@@ -139,7 +129,7 @@ mod tests {
             let grpc = response::<Bytes>(&error, true);
             assert_eq!(grpc.status(), 200);
             assert_eq!(GrpcCode::from_headers(grpc.headers()), Some(error.grpc_code()));
-            assert!(grpc.body().is_empty() && is_grpc(grpc.headers()) && is_ours(&grpc));
+            assert!(grpc.body().is_empty() && mesh_core::is_grpc(grpc.headers()) && is_ours(&grpc));
         }
     }
 
@@ -151,21 +141,5 @@ mod tests {
             grpc.headers()["grpc-message"],
             "upstream_connection_failure: 100 %25 of%0D%0Ax: %C3%A9"
         );
-    }
-
-    #[test]
-    fn grpc_is_told_from_grpc_web() {
-        for (value, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc; charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/json", false),
-        ] {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
-            assert_eq!(is_grpc(&headers), expected, "{value}");
-        }
-        assert!(!is_grpc(&HeaderMap::new()));
     }
 }

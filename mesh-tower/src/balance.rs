@@ -28,7 +28,7 @@ use crate::destination::{Destination, Endpoint, Unpicked};
 use crate::ticket::{Counted, Ticket};
 use crate::workers::Worker;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body as HttpBody;
 use mesh_core::health::breaker::Admission;
 use mesh_core::limit::{Kind, Permit, UNLIMITED};
@@ -97,7 +97,7 @@ where
                 (None, Target::Routed) => Err(unrouted()),
             },
             (None, Target::Fixed(destination)) => {
-                let grpc = call::is_grpc(request.headers());
+                let grpc = mesh_core::is_grpc(request.headers());
                 let call = Call::new(clock::now(), destination.policy(), grpc);
                 Ok((destination.clone(), Arc::new(call)))
             }
@@ -198,6 +198,9 @@ fn answered(
     mut response: Response<ResponseBody>,
     mut ticket: Ticket,
 ) -> Response<Counted<ResponseBody>> {
+    if response.version() == Version::HTTP_2 {
+        ticket.destination().speaks_http2();
+    }
     if ticket.head(&response).is_failure() {
         // Only a failure is ever retried, so only then is it worth an allocation.
         response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));
@@ -209,7 +212,9 @@ fn answered(
 fn failed(error: Error, mut ticket: Ticket) -> Error {
     let (destination, endpoint) = (ticket.destination().clone(), ticket.endpoint().clone());
     let error = error.with_destination(destination.label().clone()).with_endpoint(endpoint.id());
-    ticket.error(&error);
+    if error.failure() == Some(Failure::Connect) || !destination.only_guesses(ticket.call()) {
+        ticket.error(&error);
+    }
     drop(ticket);
     if error.kind() == ErrorKind::Overflow {
         destination.shared().metrics.shed(ErrorKind::Overflow);
@@ -230,7 +235,6 @@ fn failed(error: Error, mut ticket: Ticket) -> Error {
 /// An attempt under way; dropping it cancels.
 pub struct ResponseFuture(State);
 
-#[expect(clippy::large_enum_variant, reason = "nearly every attempt is of the large one")]
 enum State {
     /// On its way; the ticket counts it at its endpoint.
     Sending { sending: Sending, ticket: Option<Ticket> },

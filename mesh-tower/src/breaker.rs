@@ -170,7 +170,7 @@ impl Turn {
         Ok(Self {
             shared: shared.clone(),
             admission: admission?,
-            grpc: pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc),
+            grpc: pinned.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc),
             outcome: Outcome::Cancelled,
         })
     }

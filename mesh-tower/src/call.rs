@@ -13,8 +13,7 @@ use crate::body::Body;
 use crate::deadline::Sent;
 use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request};
+use http::Request;
 use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
 use mesh_core::retry::budget::Budget;
@@ -180,35 +179,3 @@ pub struct Shared {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tried(pub EndpointId);
-
-/// Whether a message is gRPC, by its `content-type`: `application/grpc`, alone or with a
-/// suffix such as `+proto`. gRPC-Web is not.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let rest = value.as_bytes().strip_prefix(b"application/grpc");
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use http::HeaderValue;
-
-    #[test]
-    fn grpc_is_known_by_its_content_type() {
-        for (value, grpc) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;charset=utf-8", true),
-            ("application/grpc-web", false),
-            ("application/grpcx", false),
-            ("application/json", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
-            assert_eq!(is_grpc(&headers), grpc, "{value}");
-        }
-        assert!(!is_grpc(&HeaderMap::new()));
-    }
-}

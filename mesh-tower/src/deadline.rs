@@ -195,7 +195,7 @@ impl Limits {
         let pinned = call::pinned(request);
         let timeouts = pinned.map_or(own, |call| &call.policy.timeouts);
         let started = pinned.map_or_else(clock::now, |call| call.started);
-        let grpc = pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc);
+        let grpc = pinned.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc);
         let field = || {
             let span = if grpc {
                 parse_grpc_timeout(request.headers().get(GRPC_TIMEOUT)?.as_bytes()).ok()?

@@ -13,9 +13,9 @@
 //! 100 ms after the failure, then with full jitter up to 1 s, so that a destination that was down
 //! as a whole serves again within a second of coming back.
 
-use crate::call::Shared;
+use crate::call::{Call, Shared};
 use crate::clock;
-use crate::connect::{self, Caps, Connections};
+use crate::connect::{self, Caps, Connections, Protocol};
 use crate::telemetry::{BreakerState, DestinationMetrics, Observe, Observed};
 use crate::workers::{Worker, Workers};
 use mesh_core::health::EndpointState;
@@ -34,6 +34,7 @@ use mesh_discovery::{Dns, Failure, Update};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -67,6 +68,8 @@ pub(crate) struct Destination {
     shared: Arc<Shared>,
     resolution: watch::Sender<Resolution>,
     ask_again: Arc<Notify>,
+    /// One of its endpoints has answered over HTTP/2.
+    http2: AtomicBool,
 }
 
 /// Where endpoints come from, and how they are connected to; what changes them restarts the task.
@@ -144,6 +147,7 @@ impl Destination {
             shared,
             resolution: watch::Sender::new(Resolution::Waiting),
             ask_again: Arc::new(Notify::new()),
+            http2: AtomicBool::new(false),
         });
         let watched: Weak<Self> = Arc::downgrade(&destination);
         destination.shared.metrics.observed_by(watched);
@@ -206,6 +210,19 @@ impl Destination {
     /// What layers above use of it.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Notes that HTTP/2 is spoken.
+    pub(crate) fn speaks_http2(&self) {
+        if !self.http2.load(Relaxed) {
+            self.http2.store(true, Relaxed);
+        }
+    }
+
+    /// Whether HTTP/2 is sent only because the call looks like gRPC, and nobody has answered in it
+    /// yet: then it says nothing about an endpoint that it does not understand.
+    pub(crate) fn only_guesses(&self, call: &Call) -> bool {
+        call.grpc && call.policy.protocol == Protocol::Auto && !self.http2.load(Relaxed)
     }
 
     /// Waits until discovery has spoken for the first time. Does not read anything but a flag from

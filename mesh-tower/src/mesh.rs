@@ -5,7 +5,7 @@
 
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
-use crate::call::{self, Call, Idempotent};
+use crate::call::{Call, Idempotent};
 use crate::channel::Channel;
 use crate::clock;
 use crate::connect;
@@ -475,7 +475,7 @@ fn secured(snapshot: &Snapshot, id: DestinationId) -> Result<(), Error> {
 
 /// A call that begins now.
 fn new_call<B>(request: &Request<B>, policy: Arc<Policy>, destination: Arc<Destination>) -> Call {
-    let grpc = call::is_grpc(request.headers());
+    let grpc = mesh_core::is_grpc(request.headers());
     let mut call = Call::new(clock::now(), policy, grpc).to(destination);
     call.idempotent = request.extensions().get().map(|Idempotent(declared)| *declared);
     call

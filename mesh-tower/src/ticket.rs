@@ -77,6 +77,11 @@ impl Ticket {
         &self.destination
     }
 
+    /// What was decided about it.
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+
     /// Where it is made.
     pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint

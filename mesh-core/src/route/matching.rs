@@ -7,6 +7,7 @@
 //! times the first counts, percent-decoded.
 
 use super::RouteRequest;
+use crate::outcome::is_grpc;
 use http::{HeaderMap, HeaderName, Method};
 use regex::{Regex, RegexBuilder};
 use std::cmp::Ordering;
@@ -280,15 +281,6 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
 
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-    })
 }
 
 /// Conditions that must all hold.

@@ -28,7 +28,7 @@ pub use settings::Settings;
 use crate::body::Body;
 use crate::tls::Offer;
 use caps::Permits;
-use http::{Request, header};
+use http::Request;
 use http1::Pair;
 use http2::Multiplexed;
 use mesh_core::limit::Kind;
@@ -374,13 +374,6 @@ async fn sweep(connections: Weak<Connections>) {
             return;
         }
     }
-}
-
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 impl fmt::Debug for Connections {

@@ -43,7 +43,7 @@ impl Sending {
         request: Request<Body>,
         protocol: Protocol,
     ) -> Self {
-        let offer = connections.offer(protocol, || super::is_grpc(&request));
+        let offer = connections.offer(protocol, || mesh_core::is_grpc(request.headers()));
         let (exchange, fresh) = exchange(&connections, request, offer);
         Self { exchange, connections, offer, fresh }
     }

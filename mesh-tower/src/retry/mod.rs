@@ -300,7 +300,7 @@ impl Head {
             uri: request.uri().clone(),
             version: request.version(),
             headers: request.headers().clone(),
-            grpc: call.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc),
+            grpc: call.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc),
             expiry,
             extensions: request.extensions().clone(),
             call: call.cloned(),

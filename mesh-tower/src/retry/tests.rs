@@ -131,7 +131,7 @@ fn streaming(frames: &'static [&'static [u8]]) -> Body {
 }
 
 fn pin(request: &mut Request<Body>, edit: impl FnOnce(&mut Call)) {
-    let grpc = call::is_grpc(request.headers());
+    let grpc = mesh_core::is_grpc(request.headers());
     let mut call = Call::new(clock::now(), Arc::new(Policy::default()), grpc);
     edit(&mut call);
     crate::call::pin(request, call);

@@ -10,8 +10,8 @@
 
 use super::admission::Place;
 use super::{Context, Shared, panicked};
+use crate::clock;
 use crate::telemetry::{End, ServerMetrics};
-use crate::{answer, clock};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
@@ -52,7 +52,7 @@ impl Record {
         mut context: Context,
         place: Option<Place>,
     ) -> Self {
-        let grpc = answer::is_grpc(request.headers());
+        let grpc = mesh_core::is_grpc(request.headers());
         let span = span(request, &context, grpc);
         if !span.is_disabled() {
             let parent = context.trace;

@@ -142,7 +142,7 @@ where
         let TelemetryLayer { scope, metrics } = &self.layer;
         let scope = *scope;
         let pinned = call::pinned(&request);
-        let grpc = pinned.map_or_else(|| call::is_grpc(request.headers()), |call| call.grpc);
+        let grpc = pinned.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc);
         let started = match pinned {
             Some(call) if scope == Scope::Call || call.attempt == 1 => call.started,
             _ => clock::now(),

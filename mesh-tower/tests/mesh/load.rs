@@ -131,6 +131,24 @@ async fn an_endpoint_that_hangs_is_learnt_of_and_ejected() {
 }
 
 #[tokio::test]
+async fn what_a_caller_calls_grpc_does_not_eject_those_that_speak_http1() {
+    let (endpoints, mesh) = three(Reply::status(200)).await;
+    for _ in 0..30 {
+        let request = Request::post("http://inventory/")
+            .header("content-type", "application/grpc")
+            .body(Body::empty())
+            .expect("valid");
+        mesh.http().oneshot(request).await.expect_err("they do not speak HTTP/2");
+    }
+    for endpoint in &endpoints {
+        assert_eq!(state(&mesh, "inventory", endpoint.address()), "ready");
+    }
+    let web = Request::post("http://inventory/").header("content-type", "application/grpc-web");
+    let web = web.body(Body::empty()).expect("valid");
+    assert_eq!(mesh.http().oneshot(web).await.expect("an answer").status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn an_endpoint_that_only_fails_is_ejected() {
     let (endpoints, _) = three(Reply::status(200)).await;
     endpoints[0].set(Reply::status(503));

@@ -646,6 +646,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_upgrade_with_a_body_is_refused_and_counted() {
+        let (mut client, common) = connect();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n";
+        let request = format!("{head}Content-Length: 3\r\n\r\nabc");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (_, said) = until_closed(&mut client).await;
+        assert!(said.starts_with("HTTP/1.1 400"), "{said}");
+        assert!(said.contains("Upgrade in a request with a body"), "{said}");
+        assert_eq!(rejected(&common, "target_or_field"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_head_that_is_never_complete_is_left_after_ten_seconds() {
         let (mut client, common) = connect();
         client.write_all(GET).await.unwrap();

@@ -96,21 +96,11 @@ where
             // Counted when the connection ends, as all that the gate finds.
             Some(why) => Err(Refusal { status: why.status(), message: why.message().into() }),
             None => hygiene::request(&mut request, &self.edge)
+                .and_then(|asks| without_body(asks, &request))
                 .inspect_err(|_| self.common.counters.reject(Reject::Hygiene)),
         };
         let grpc = mesh_core::is_grpc(request.headers());
         let asks = match checked {
-            Ok(Asks::Upgrade) if !http_body::Body::is_end_stream(request.body()) => {
-                return self.refuse(
-                    &Refusal {
-                        status: StatusCode::BAD_REQUEST,
-                        message: "Upgrade in a request with a body".into(),
-                    },
-                    grpc,
-                    record,
-                    http1,
-                );
-            }
             Ok(asks) => asks,
             Err(refusal) => return self.refuse(&refusal, grpc, record, http1),
         };
@@ -183,6 +173,15 @@ where
         }
         Answer::Ready { response: Some(response) }
     }
+}
+
+/// Where the bytes of another protocol would begin must not depend on how a body is framed.
+fn without_body(asks: Asks, request: &Request<Incoming>) -> Result<Asks, Refusal> {
+    if asks == Asks::Upgrade && !http_body::Body::is_end_stream(request.body()) {
+        let message = "Upgrade in a request with a body".into();
+        return Err(Refusal { status: StatusCode::BAD_REQUEST, message });
+    }
+    Ok(asks)
 }
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");

@@ -6,10 +6,11 @@
 mod common;
 
 use common::recorder::{Recorded, Recorder};
-use common::{exchange, in_both_modes, proxy, statuses};
+use common::{exchange, in_both_modes, listener, proxy, proxy_of, route, service, statuses};
 
 in_both_modes! {
     a_request_names_one_host,
+    rules_on_fields_hold_for_repeated_fields_and_odd_bytes,
     paths_reach_the_endpoint_in_one_spelling,
     what_belongs_to_one_hop_ends_here,
     strangers_cannot_claim_an_identity,
@@ -62,6 +63,57 @@ async fn a_request_names_one_host(mode: &[&str]) {
     let (_, seen) = get(&endpoint, address, "/x#fragment", "Host: a\r\n").await;
     assert!(seen.is_none_or(|seen| seen.line == "GET /x HTTP/1.1"), "P4");
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
+}
+
+async fn rules_on_fields_hold_for_repeated_fields_and_odd_bytes(mode: &[&str]) {
+    let (open, denied) = (Recorder::start().await, Recorder::start().await);
+    let rule = |name: &str, value: &str, to: &str| {
+        let headers =
+            format!("headers: [{{ name: {name}, type: RegularExpression, value: '{value}' }}]");
+        format!("{{ matches: [{{ {headers} }}], backendRefs: [{{ name: {to} }}] }}")
+    };
+    let exact = "{ matches: [{ headers: [{ name: x-exact, value: evil }] }], \
+        backendRefs: [{ name: denied }] }";
+    let all = "{ backendRefs: [{ name: app }] }";
+    let yaml = service("app", open.address(), "")
+        + &service("denied", denied.address(), "")
+        + &route("HTTPRoute", "a", "app", &rule("x-any", ".*", "denied"))
+        + &route("HTTPRoute", "b", "app", &rule("x-evil", ".*evil.*", "denied"))
+        + &route("HTTPRoute", "c", "app", exact)
+        + &route("HTTPRoute", "d", "app", all)
+        + &listener("main", mode[1], "app");
+    let (_proxy, addresses) = proxy_of(&yaml).await;
+    let mut sent = 0;
+    for fields in [
+        &b"X-Any: 1\r\n"[..],
+        b"X-Any: \xff\r\n",
+        b"X-Any: \x80\xfe\r\n",
+        b"X-Any: \xc3\xa9\r\n",
+        b"X-Any:\r\n",
+        b"x-ANY: \xff\r\nX-Any: 1\r\n",
+        b"X-Evil: evil\r\n",
+        b"X-Evil: \xffevil\r\n",
+        b"X-Evil: evil\xff\r\n",
+        b"X-Evil: 1\r\nX-Evil: evil\r\n",
+        b"X-Evil: evil\r\nX-Evil: 1\r\n",
+        b"X-Evil: evil\r\nX-Evil: \xff\r\n",
+        b"X-Exact: evil\r\n",
+        b"X-Exact: evil\r\nX-Exact: evil\r\n",
+        b"X-Exact: 1\r\nX-Exact: evil\r\n",
+        b"X-Exact: evil\r\nX-Exact: \xff\r\n",
+    ] {
+        let head: [&[u8]; 3] =
+            [b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n", fields, b"\r\n"];
+        let found = statuses(&exchange(addresses[0], &head.concat()).await);
+        let shown = fields.escape_ascii();
+        assert_eq!(found, [200], "P8 {shown}");
+        sent += 1;
+        assert!(open.requests().is_empty(), "P8 {shown}");
+    }
+    assert_eq!(denied.requests().len(), sent);
+    assert_eq!(denied.ambiguous(), Vec::<String>::new());
+    let (status, seen) = get(&open, addresses[0], "/", "Host: a\r\nX-Exact: 1\r\n").await;
+    assert!(status == [200] && seen.is_some(), "others pass");
 }
 
 async fn paths_reach_the_endpoint_in_one_spelling(mode: &[&str]) {

@@ -2,13 +2,17 @@
 //!
 //! Semantics and order are Gateway API's (`HTTPRouteMatch`, `GRPCRouteMatch`). What it leaves to
 //! implementations is decided here: a regular expression must cover the whole value (RE2 syntax,
-//! linear time) and stands between exact paths and prefixes; a header that comes several times
-//! counts as one value joined by commas (RFC 9110 §5.3); of a query parameter that comes several
-//! times the first counts, percent-decoded.
+//! linear time) and stands between exact paths and prefixes; of a header that comes several times
+//! each value counts, and all of them joined by commas (RFC 9110 §5.3); of a query parameter that
+//! comes several times the first counts, percent-decoded.
+//!
+//! Values are bytes. An expression sees them as UTF-8, and where they are not, as one character per
+//! byte (ISO 8859-1, RFC 9110 §5.5). So neither a second value nor an odd byte takes a request out
+//! of a condition that it meets without: rules that single out what must not pass hold.
 
 use super::RouteRequest;
 use crate::outcome::is_grpc;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use regex::{Regex, RegexBuilder};
 use std::cmp::Ordering;
 use std::fmt;
@@ -40,6 +44,14 @@ impl Pattern {
     #[must_use]
     pub fn is_match(&self, text: &str) -> bool {
         self.regex.is_match(text)
+    }
+
+    /// Whether the whole of a value matches, see the [module docs](self).
+    fn is_match_value(&self, value: &[u8]) -> bool {
+        match std::str::from_utf8(value) {
+            Ok(text) => self.is_match(text),
+            Err(_) => self.is_match(&value.iter().copied().map(char::from).collect::<String>()),
+        }
     }
 
     /// The expression as it was written.
@@ -78,6 +90,13 @@ impl ValueMatch {
         match self {
             Self::Exact(expected) => **expected == *text,
             Self::RegularExpression(pattern) => pattern.is_match(text),
+        }
+    }
+
+    fn is_match_value(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(expected) => expected.as_bytes() == value,
+            Self::RegularExpression(pattern) => pattern.is_match_value(value),
         }
     }
 
@@ -197,7 +216,7 @@ impl fmt::Display for PathMatch {
 pub struct HeaderMatch {
     /// Its name.
     pub name: HeaderName,
-    /// Its value; several are joined by `,`.
+    /// Its value: one of several, or all joined by `,`.
     pub value: ValueMatch,
 }
 
@@ -209,22 +228,19 @@ impl HeaderMatch {
     }
 
     fn is_match(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(&self.name).iter();
-        let Some(first) = values.next() else { return false };
-        match values.next() {
-            None => first.to_str().is_ok_and(|value| self.value.is_match(value)),
-            Some(_) => {
-                let mut joined = String::new();
-                for value in headers.get_all(&self.name) {
-                    let Ok(value) = value.to_str() else { return false };
-                    if !joined.is_empty() {
-                        joined.push(',');
-                    }
-                    joined.push_str(value);
-                }
-                self.value.is_match(&joined)
+        let values = headers.get_all(&self.name);
+        let mut count = 0;
+        for value in &values {
+            count += 1;
+            if self.value.is_match_value(value.as_bytes()) {
+                return true;
             }
         }
+        if count < 2 {
+            return false;
+        }
+        let all: Vec<&[u8]> = values.iter().map(HeaderValue::as_bytes).collect();
+        self.value.is_match_value(&all.join(&b','))
     }
 }
 
@@ -254,8 +270,7 @@ impl QueryMatch {
         match &self.value {
             ValueMatch::Exact(expected) => decoded(value).eq(expected.bytes()),
             ValueMatch::RegularExpression(pattern) if value.contains('%') => {
-                String::from_utf8(decoded(value).collect())
-                    .is_ok_and(|value| pattern.is_match(&value))
+                pattern.is_match_value(&decoded(value).collect::<Vec<u8>>())
             }
             ValueMatch::RegularExpression(pattern) => pattern.is_match(value),
         }
@@ -375,9 +390,7 @@ mod tests {
     ) -> T {
         let headers = headers
             .iter()
-            .map(|(name, value)| {
-                (HeaderName::from_static(name), http::HeaderValue::from_static(value))
-            })
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .fold(HeaderMap::new(), |mut map, (name, value)| {
                 map.append(name, value);
                 map
@@ -428,20 +441,57 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_joined_and_may_repeat() {
+    fn of_repeated_headers_each_value_counts_and_all_of_them_joined() {
         let exact = |value: &str| {
             HeaderMatch::new(HeaderName::from_static("x"), ValueMatch::Exact(value.into()))
         };
         for (sent, value, expected) in [
             (&[("x", "1")][..], "1", true),
-            (&[("x", "1"), ("x", "2")], "1", false),
+            (&[("x", "1"), ("x", "2")], "1", true),
+            (&[("x", "1"), ("x", "2")], "2", true),
             (&[("x", "1"), ("x", "2")], "1,2", true),
+            (&[("x", "1"), ("x", "2")], "2,1", false),
+            (&[("x", "1"), ("x", "2")], "3", false),
+            (&[("x", "1,2")], "1", false),
             (&[("y", "1")], "1", false),
             (&[], "", false),
         ] {
             let matched = with("/", None, sent, |r| exact(value).is_match(r.headers));
             assert_eq!(matched, expected, "{sent:?} {value}");
         }
+    }
+
+    #[test]
+    fn no_byte_takes_a_value_out_of_a_condition() {
+        let name = HeaderName::from_static("x");
+        let expression = |text: &str| {
+            HeaderMatch::new(name.clone(), ValueMatch::RegularExpression(pattern(text)))
+        };
+        let exact = HeaderMatch::new(name.clone(), ValueMatch::Exact("caf\u{e9}".into()));
+        let sent = |values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(name.clone(), HeaderValue::from_bytes(value).expect("valid"));
+            }
+            headers
+        };
+        for (values, text, expected) in [
+            (&[&b"evil\xff"[..]][..], ".*", true),
+            (&[b"evil\xff"], "evil.*", true),
+            (&[b"\xffevil"], ".*evil", true),
+            (&[b"\xc3\xa9"], ".", true),
+            (&[b"\xe9"], "\u{e9}", true),
+            (&[b"evil\xff"], "evil", false),
+            (&[b"evil", b"\xff"], "evil", true),
+            (&[b"\xff", b"evil"], "evil", true),
+            (&[b"a\xff", b"b"], "a.,b", true),
+            (&[b"", b"b"], ",b", true),
+        ] {
+            let matched = expression(text).is_match(&sent(values));
+            assert_eq!(matched, expected, "{values:?} {text}");
+        }
+        assert!(exact.is_match(&sent(&[b"caf\xc3\xa9"])));
+        assert!(!exact.is_match(&sent(&[b"caf\xe9"])), "letter by letter");
     }
 
     #[test]
@@ -461,7 +511,9 @@ mod tests {
         }
         let digits = QueryMatch::new("a", ValueMatch::RegularExpression(pattern("[0-9]+")));
         assert!(digits.is_match(Some("a=%31%32")));
-        assert!(!digits.is_match(Some("a=%ff")), "what is no text meets no expression");
+        assert!(!digits.is_match(Some("a=%ff")));
+        let any = QueryMatch::new("a", ValueMatch::RegularExpression(pattern(".*")));
+        assert!(any.is_match(Some("a=%ff")));
     }
 
     #[test]

@@ -129,7 +129,8 @@ async fn request(
         }
     };
     let head: Vec<u8> = buffer.drain(..end + 4).collect();
-    let head = String::from_utf8(head[..end].to_vec()).map_err(|_| wrong("not UTF-8"))?;
+    // Field values may hold any byte above 0x7f (RFC 9110 section 5.5).
+    let head = String::from_utf8_lossy(&head[..end]).into_owned();
     let mut lines = head.split("\r\n");
     let line = lines.next().unwrap_or_default().to_owned();
     if head.replace("\r\n", "").contains(|c: char| c.is_control()) {
@@ -138,7 +139,7 @@ async fn request(
     let words: Vec<&str> = line.split(' ').collect();
     let target =
         matches!(words[..], [_, target, "HTTP/1.1"] if target.starts_with('/') || target == "*");
-    if !target {
+    if !target || !line.is_ascii() {
         return Err(wrong(format!("request line {line:?}")));
     }
     let mut fields = Vec::new();

@@ -33,7 +33,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Files; `-` is standard input. MESH_CONFIG, or mesh.yaml.
+    /// Files; `-` is standard input. By default those of MESH_CONFIG, or mesh.yaml in a usual place.
     files: Vec<PathBuf>,
     /// Exit with 3 if there are warnings.
     #[arg(long)]
@@ -45,7 +45,7 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// Files; `-` is standard input. MESH_CONFIG, or mesh.yaml.
+    /// Files; `-` is standard input. By default those of MESH_CONFIG, or mesh.yaml in a usual place.
     files: Vec<PathBuf>,
     /// Show defaults too, and where each value is written.
     #[arg(long)]

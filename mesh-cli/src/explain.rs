@@ -22,8 +22,8 @@ pub(crate) struct Args {
     /// A header of the request; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Files; `-` is standard input. MESH_CONFIG, or mesh.yaml.
-    #[arg(short, long, value_name = "FILE")]
+    /// Files; `-` is standard input. By default those of MESH_CONFIG, or mesh.yaml in a usual place.
+    #[arg(short, long, value_name = "FILE", value_delimiter = ',')]
     config: Vec<PathBuf>,
     /// How the result is printed.
     #[arg(short, long, default_value = "text")]

@@ -1,24 +1,17 @@
-//! Load: finds and reads configuration files.
-//!
-//! Order: what the command line names; `MESH_CONFIG`; `mesh.yaml` here; `mesh/mesh.yaml` in the
-//! user's configuration directory; `/etc/mesh/mesh.yaml`. All documents of all files named
-//! together are one configuration.
+//! Load: finds, reads and compiles configuration, by the rule of [`config_files`]; besides, `-` is
+//! standard input.
 
-use mesh_core::config::{self, Documents, Errors, Source};
+use mesh_core::config::{self, Documents, Errors, MAX_BYTES, Source};
 use mesh_core::snapshot::Snapshot;
+use mesh_discovery::config_files::{self, ReadError};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// Bytes after which a file is read no further: what follows would be refused anyway.
-const MAX_BYTES: u64 = (4 << 20) + 1;
 
 /// Why there is no configuration.
 #[derive(Debug)]
 pub(crate) enum LoadError {
     NoFile,
-    Unreadable(PathBuf, std::io::Error),
+    Unreadable(ReadError),
     Refused(Errors),
 }
 
@@ -28,53 +21,41 @@ impl fmt::Display for LoadError {
             Self::NoFile => f.write_str(
                 "error: no configuration file: name one, set MESH_CONFIG, or put mesh.yaml here",
             ),
-            Self::Unreadable(path, error) => {
-                write!(f, "error: cannot read {}: {error}", path.display())
-            }
+            Self::Unreadable(error) => write!(f, "error: {error}"),
             Self::Refused(errors) => errors.fmt(f),
         }
     }
 }
 
-/// The files to read.
-pub(crate) fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, LoadError> {
-    if !named.is_empty() {
-        return Ok(named.to_vec());
+impl From<ReadError> for LoadError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotText(errors) => Self::Refused(errors),
+            other => Self::Unreadable(other),
+        }
     }
-    if let Some(named) = std::env::var_os("MESH_CONFIG") {
-        return Ok(vec![named.into()]);
-    }
-    let user = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
-    let user = user.map(|folder| folder.join("mesh/mesh.yaml"));
-    [Some("mesh.yaml".into()), user, Some("/etc/mesh/mesh.yaml".into())]
-        .into_iter()
-        .flatten()
-        .find(|path| path.is_file())
-        .map(|path| vec![path])
-        .ok_or(LoadError::NoFile)
 }
 
 /// Reads and compiles configuration.
 pub(crate) fn load(named: &[PathBuf]) -> Result<(Documents, Snapshot), LoadError> {
-    let sources = files(named)?.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let files = config_files::find(named);
+    if files.is_empty() {
+        return Err(LoadError::NoFile);
+    }
+    let sources = read(&files)?;
     let documents = config::parse(&sources).map_err(LoadError::Refused)?;
     let snapshot = config::compile(&documents, 1).map_err(LoadError::Refused)?;
     Ok((documents, snapshot))
 }
 
-/// `-` is standard input.
-fn read(path: PathBuf) -> Result<Source, LoadError> {
-    let mut bytes = Vec::new();
-    let name = path.display().to_string();
-    let result = if name == "-" {
-        std::io::stdin().take(MAX_BYTES).read_to_end(&mut bytes)
-    } else {
-        File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes))
-    };
-    match result {
-        Ok(_) => Ok(Source::new(name, String::from_utf8_lossy(&bytes))),
-        Err(error) => Err(LoadError::Unreadable(path, error)),
+fn read(files: &[PathBuf]) -> Result<Vec<Source>, ReadError> {
+    let mut sources = Vec::with_capacity(files.len());
+    for file in files {
+        if file == Path::new("-") {
+            sources.push(config_files::read_from("-", std::io::stdin(), MAX_BYTES)?);
+        } else {
+            sources.extend(config_files::read(std::slice::from_ref(file))?);
+        }
     }
+    Ok(sources)
 }

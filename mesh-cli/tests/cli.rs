@@ -117,3 +117,31 @@ fn the_schema_is_that_of_all_kinds() {
     let schema: serde_json::Value = serde_json::from_slice(&schema).expect("JSON");
     assert_eq!(schema["oneOf"].as_array().map(Vec::len), Some(7));
 }
+
+#[test]
+fn files_are_found_by_the_same_rule_as_everywhere() {
+    let folder = std::env::temp_dir().join(format!("mesh-cli-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("user/mesh")).expect("a folder");
+    let write = |name: &str, text: &[u8]| std::fs::write(folder.join(name), text).expect("written");
+    write("user/mesh/mesh.yaml", CONFIG.as_bytes());
+    let (one, two) = CONFIG.split_at(CONFIG.find("---").expect("two documents"));
+    write("a.yaml", one.as_bytes());
+    write("b.yaml", two.as_bytes());
+    write("latin.yaml", b"# caf\xe9\n");
+    let check = |variable: &str, value: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["config", "check"])
+            .current_dir(&folder)
+            .env_remove("MESH_CONFIG")
+            .env(variable, value)
+            .output()
+            .expect("it runs");
+        String::from_utf8([output.stdout, output.stderr].concat()).expect("text")
+    };
+    let user = folder.join("user").display().to_string();
+    assert_eq!(check("XDG_CONFIG_HOME", &user), "fine: 2 objects\n");
+    assert_eq!(check("MESH_CONFIG", "a.yaml,b.yaml"), "fine: 2 objects\n");
+    let said = check("MESH_CONFIG", "latin.yaml");
+    assert!(said.contains("not UTF-8") && said.contains("latin.yaml:1:6"), "{said}");
+    std::fs::remove_dir_all(folder).expect("removed");
+}

@@ -1,4 +1,5 @@
-//! From a name to a watched set of endpoints.
+//! From a name to a watched set of endpoints; and where configuration files are
+//! ([`config_files`]).
 //!
 //! A source implements [`Resolve`]: [`StaticList`], [`EndpointFile`], and [`Dns`] for names. A
 //! [`Watch`] tells the whole set at first and again whenever it differs.
@@ -15,6 +16,7 @@
 //! | file | when the file, or a link on the way to it, changes; every 10 s besides | an empty list, not an empty file |
 //! | DNS | when the TTL ends, see [`dns`] | after three NXDOMAIN in a row |
 
+pub mod config_files;
 pub mod dns;
 pub mod file;
 mod static_list;

@@ -5,11 +5,11 @@ use crate::detect::Takes;
 use mesh_core::DestinationName;
 use mesh_core::config::{self, AppProtocol, Diagnostic, Direction, ListenerProtocol, Source};
 use mesh_core::snapshot::{DestinationId, ListenerConfig, ListenerTls, Snapshot};
+use mesh_discovery::config_files::{self, ReadError};
 use mesh_tower::tls;
 use std::fmt::Write;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The name that messages give to what the flags say.
@@ -102,25 +102,19 @@ fn quoted(text: &str) -> String {
 ///
 /// # Errors
 /// When a file cannot be read; the message names it.
-pub(crate) fn sources(args: &Args) -> io::Result<Vec<Source>> {
+pub(crate) fn sources(args: &Args) -> Result<Vec<Source>, ReadError> {
     let mut sources: Vec<Source> =
         from_flags(args).map(|yaml| Source::new(FLAGS, yaml)).into_iter().collect();
-    for file in files(args) {
-        let text = std::fs::read_to_string(&file).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot read {}: {error}", file.display()))
-        })?;
-        sources.push(Source::new(file.display().to_string(), text));
-    }
+    sources.extend(config_files::read(&files(args))?);
     Ok(sources)
 }
 
-/// The files to read: those given, else `mesh.yaml` where no flag says what to do.
+/// The files to read: those named, else the one in a usual place where no flag says what to do.
 pub(crate) fn files(args: &Args) -> Vec<PathBuf> {
-    let fallback = Path::new("mesh.yaml");
-    if args.config.is_empty() && args.listen.is_none() && fallback.is_file() {
-        return vec![fallback.to_owned()];
+    match args.listen {
+        Some(_) => config_files::named(&args.config),
+        None => config_files::find(&args.config),
     }
-    args.config.clone()
 }
 
 /// The snapshot of the documents, to see what they ask for before anything is applied.
@@ -201,6 +195,7 @@ fn takes(snapshot: &Snapshot, listener: &ListenerConfig) -> Takes {
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::path::Path;
 
     fn args(flags: &[&str]) -> Args {
         Args::try_parse_from(std::iter::once("mesh-proxy").chain(flags.iter().copied())).unwrap()

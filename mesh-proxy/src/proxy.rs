@@ -17,6 +17,7 @@ use crate::upstream::Upstream;
 use crate::worker::{Socket, Worker};
 use mesh_core::DestinationName;
 use mesh_core::config::Errors;
+use mesh_discovery::config_files::ReadError;
 use mesh_tower::Mesh;
 use parking_lot::Mutex;
 use std::fmt;
@@ -91,6 +92,15 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+impl From<ReadError> for StartError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotText(errors) => Self::Config(errors.to_string()),
+            other => Self::Config(format!("error: {other}")),
+        }
+    }
+}
+
 impl From<io::Error> for StartError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -103,7 +113,9 @@ impl Proxy {
     /// # Errors
     /// When the configuration is wrong or names no listener, an address cannot be bound, or a
     /// thread cannot be started.
-    pub async fn start(args: Args) -> Result<Self, StartError> {
+    pub async fn start(mut args: Args) -> Result<Self, StartError> {
+        // Found once: a file that is away for a moment is not replaced by one from another place.
+        args.config = config::files(&args);
         let count = match args.workers {
             Some(count) => count.get(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),

@@ -71,6 +71,36 @@ fn what_flags_name_is_told_with_the_flag() {
     }
 }
 
+#[test]
+fn files_are_found_by_the_same_rule_as_everywhere() {
+    let folder = folder("found");
+    std::fs::create_dir_all(folder.join("user/mesh")).unwrap();
+    let broken = format!("{CONFIG}  tls: {{ cert: /nonexistent, key: /dev/null }}\n");
+    std::fs::write(folder.join("user/mesh/mesh.yaml"), &broken).unwrap();
+    std::fs::write(folder.join("latin.yaml"), b"# caf\xe9\n").unwrap();
+    let run = |flags: &[&str], variable: &str, value: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_mesh-proxy"))
+            .args(["--workers", "1", "--admin", "off"])
+            .args(flags)
+            .current_dir(&folder)
+            .env_remove("MESH_CONFIG")
+            .env(variable, value)
+            .output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    };
+    let user = folder.join("user");
+    let said = run(&[], "XDG_CONFIG_HOME", user.to_str().unwrap());
+    assert!(said.contains("user/mesh/mesh.yaml:13:"), "{said}");
+    let said = run(&[], "MESH_CONFIG", "latin.yaml,user/mesh/mesh.yaml");
+    assert!(said.contains("not UTF-8") && said.contains("latin.yaml:1:6"), "{said}");
+    // Told by flags what to do, it reads what is named, and nothing that merely lies there.
+    std::fs::write(folder.join("mesh.yaml"), broken).unwrap();
+    let flags = ["--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1"];
+    let said = run(&flags, "MESH_CONFIG", "absent.yaml");
+    assert_eq!(said, "error: cannot read absent.yaml: No such file or directory (os error 2)\n");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test]
 async fn a_reload_that_is_refused_says_where_and_why() {
     let folder = folder("reload-errors");

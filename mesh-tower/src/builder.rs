@@ -7,9 +7,9 @@ use crate::tls;
 use mesh_core::DestinationName;
 use mesh_core::config::{self, Source};
 use mesh_discovery::Dns;
+use mesh_discovery::config_files::{self, ReadError};
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -103,9 +103,7 @@ impl MeshBuilder {
     pub fn build(self) -> Result<Mesh, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let mut sources = self.texts;
-        for path in &self.files {
-            sources.push(read(path)?);
-        }
+        sources.extend(config_files::read(&self.files)?);
         let dns = self.dns.unwrap_or_else(Dns::system);
         let server_tls = match self.server_tls {
             Some(ServerTls { cert, key, client_ca }) => Some(
@@ -124,10 +122,13 @@ impl MeshBuilder {
     }
 }
 
-fn read(path: &Path) -> Result<Source, BuildError> {
-    std::fs::read_to_string(path)
-        .map(|text| Source::new(path.display().to_string(), text))
-        .map_err(|source| BuildError::Read { path: path.to_owned(), source })
+impl From<ReadError> for BuildError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotText(errors) => Self::Config(errors),
+            other => Self::Read(other),
+        }
+    }
 }
 
 /// Why a mesh could not be built, or a configuration not be put in force.
@@ -137,13 +138,7 @@ pub enum BuildError {
     /// [`MeshBuilder::build`] was called outside of a tokio runtime.
     NoRuntime,
     /// A configuration file could not be read.
-    #[non_exhaustive]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read(ReadError),
     /// The configuration is wrong; each error says where.
     Config(config::Errors),
     /// A file that [`MeshBuilder::server_tls`] names cannot be used.
@@ -156,7 +151,7 @@ impl fmt::Display for BuildError {
             Self::NoRuntime => {
                 f.write_str("a mesh is built inside a tokio runtime, and there is none here")
             }
-            Self::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Self::Read(error) => error.fmt(f),
             Self::Config(errors) => errors.fmt(f),
             Self::Tls(error) => {
                 write!(f, "`server_tls` cannot be used: {error}; {}", error.help())
@@ -169,7 +164,7 @@ impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoRuntime => None,
-            Self::Read { source, .. } => Some(source),
+            Self::Read(error) => Some(error),
             Self::Config(errors) => Some(errors),
             Self::Tls(error) => Some(error),
         }

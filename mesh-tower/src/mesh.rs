@@ -22,11 +22,11 @@ use mesh_core::snapshot::{
     DestinationConfig, DestinationId, Routed, Snapshot, TlsConfig, Unrouted,
 };
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap};
+use mesh_discovery::config_files;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::ToSocketAddrs;
@@ -86,9 +86,10 @@ impl Live {
 }
 
 impl Mesh {
-    /// A mesh from the environment: the configuration file that `MESH_CONFIG` names, else
-    /// `mesh.yaml` in the working directory, else none. With none, authorities are plain DNS
-    /// names and the default policy applies.
+    /// A mesh from the environment: the configuration files that `MESH_CONFIG` names, else the one
+    /// that stands in a usual place, else none ([`mesh_discovery::config_files`] tells the rule,
+    /// which is that of the proxy). With none, authorities are plain DNS names and the default
+    /// policy applies.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), mesh_tower::BuildError> {
@@ -101,13 +102,8 @@ impl Mesh {
     /// # Errors
     /// As [`MeshBuilder::build`].
     pub fn from_env() -> Result<Self, BuildError> {
-        let mut builder = Self::builder();
-        if let Some(path) = std::env::var_os("MESH_CONFIG") {
-            builder = builder.config_file(PathBuf::from(path));
-        } else if Path::new("mesh.yaml").is_file() {
-            builder = builder.config_file("mesh.yaml");
-        }
-        builder.build()
+        let files = config_files::find(&[]);
+        files.into_iter().fold(Self::builder(), MeshBuilder::config_file).build()
     }
 
     /// A mesh made by hand.

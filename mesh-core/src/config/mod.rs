@@ -44,6 +44,7 @@ pub use parse::{Documents, parse};
 pub use schema::schema;
 pub use server_policy::ServerPolicy;
 pub use source::{Origin, Origins, Source};
+pub use tree::MAX_BYTES;
 
 #[cfg(test)]
 mod tests;

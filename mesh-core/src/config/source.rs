@@ -1,5 +1,6 @@
 //! Files of a configuration, places in them, and where a value comes from.
 
+use super::diagnostic::{Errors, Problem, resolve};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,33 @@ impl Source {
     /// A text under the name that messages give it.
     pub fn new(name: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), text: text.into() }
+    }
+
+    /// A text that was read as bytes.
+    ///
+    /// # Errors
+    /// When it is not UTF-8; the error names the place.
+    pub fn from_bytes(name: impl Into<Arc<str>>, bytes: &[u8]) -> Result<Self, Errors> {
+        let wrong = match std::str::from_utf8(bytes) {
+            Ok(text) => return Ok(Self::new(name, text)),
+            Err(wrong) => wrong,
+        };
+        let good = bytes.get(..wrong.valid_up_to()).unwrap_or_default();
+        let good = String::from_utf8_lossy(good);
+        let begin = good.rfind('\n').map_or(0, |end| end + 1);
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let at = Location {
+            source: 0,
+            line: count(good.matches('\n').count() + 1),
+            column: count(good.get(begin..).unwrap_or_default().chars().count() + 1),
+            width: 1,
+        };
+        let found = bytes.get(wrong.valid_up_to()).copied().unwrap_or_default();
+        let problem = Problem::error(format!("the file is not UTF-8: byte {found:#04x}"))
+            .at(at)
+            .help("save it as UTF-8");
+        let shown = Self::new(name, String::from_utf8_lossy(bytes));
+        Err(Errors::new(resolve(&[shown], vec![problem])))
     }
 
     /// The name that messages give it.
@@ -122,5 +150,27 @@ impl Origins {
     /// Every path that was written, with its origin.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Origin)> {
         self.0.iter().map(|(path, origin)| (&**path, origin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_with_their_place() {
+        let told = |bytes: &[u8]| Source::from_bytes("f.yaml", bytes).expect_err("bad").to_string();
+        let wanted = "\
+error: the file is not UTF-8: byte 0xff
+ --> f.yaml:2:5
+  |
+2 | \u{fc}b: \u{fffd}
+  |     ^
+  = save it as UTF-8";
+        assert_eq!(told(b"a: 1\n\xc3\xbcb: \xff\n"), wanted);
+        // What an editor on Windows may write, and a character that is cut off.
+        assert!(told(b"\xff\xfea\0").contains("f.yaml:1:1"));
+        assert!(told(b"a\n\xc3").contains("f.yaml:2:1"));
+        assert_eq!(Source::from_bytes("f", "ü".as_bytes()), Ok(Source::new("f", "ü")));
     }
 }

@@ -16,8 +16,9 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 use std::collections::HashMap;
 use std::fmt;
 
-/// Bytes of all sources together.
-pub(crate) const MAX_BYTES: usize = 4 << 20;
+/// Most bytes that all sources of a configuration may have together; [`parse`](super::parse)
+/// refuses more. 4 MiB.
+pub const MAX_BYTES: usize = 4 << 20;
 const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 200_000;
 const MAX_DOCUMENTS: usize = 10_000;

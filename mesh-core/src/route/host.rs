@@ -4,21 +4,26 @@
 //! `*.example.com` stands for one or more labels before `.example.com`, not for `example.com`
 //! itself (Gateway API). An exact name costs one hash; a wildcard one more per label.
 
+use foldhash::fast::FixedState;
 use std::borrow::Cow;
 use std::collections::HashMap;
+
+/// Hosts of requests are looked up and never inserted, so that nobody can choose keys that
+/// collide: a fast hash will do.
+type Hosts<T> = HashMap<Box<str>, T, FixedState>;
 
 /// Values by host name or wildcard.
 #[derive(Clone, Debug)]
 pub(crate) struct HostTable<T> {
-    exact: HashMap<Box<str>, T>,
+    exact: Hosts<T>,
     /// By suffix with its leading dot: `.example.com`.
-    wildcard: HashMap<Box<str>, T>,
+    wildcard: Hosts<T>,
     any: Option<T>,
 }
 
 impl<T> Default for HostTable<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), wildcard: HashMap::new(), any: None }
+        Self { exact: Hosts::default(), wildcard: Hosts::default(), any: None }
     }
 }
 
@@ -57,7 +62,8 @@ impl<T> HostTable<T> {
 ///
 /// Allocates only if a letter is upper case.
 pub(crate) fn canonical(authority: &str) -> Cow<'_, str> {
-    let host = match authority.rfind(':') {
+    // Byte by byte, since names are short.
+    let host = match authority.bytes().rposition(|byte| byte == b':') {
         // Not the colons inside `[::1]`, nor those of a bare IPv6 address.
         Some(colon)
             if authority.ends_with(']')

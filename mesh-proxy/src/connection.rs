@@ -141,7 +141,7 @@ where
         };
         let watch = Arc::new(Watch::default());
         // What drives each protocol is boxed, so that the task of a connection is not as large as
-        // the largest of them: it is copied when it is spawned, and kept while the client is idle.
+        // the largest of them: it is copied several times on its way into the runtime.
         match speaks {
             Speaks::Bytes => Box::pin(self.bytes(io, ahead, &peer, watch)).await,
             Speaks::Http1 => self.http1(io, ahead, &peer, tls, watch, None).await,

@@ -5,8 +5,9 @@ mod common;
 use common::process::{PATIENCE, Process, folder};
 use common::recorder::Recorder;
 use common::{exchange, statuses};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -266,6 +267,35 @@ async fn admin_pages_tell_what_is_going_on() {
     assert_eq!(statuses(&exchange(process.admin, rebound).await), [403]);
     assert_eq!(process.admin("POST", "/drain").await.0, 202);
     assert!(process.ended().await.success());
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_say_of_the_metrics() {
+    let Some(promtool) = testkit::parts::find("proxy_metrics_by_promtool", "promtool") else {
+        return;
+    };
+    let endpoint = Recorder::start().await;
+    let upstream = endpoint.address().to_string();
+    let process = Process::start(&["--listen", "127.0.0.1:0", "--upstream", &upstream]);
+    let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&exchange(process.proxy, get).await), [200]);
+    assert_eq!(statuses(&exchange(process.proxy, b"GET / HTTP/1.1\r\n\r\n").await), [400]);
+    let (status, answer) = process.admin("GET", "/metrics").await;
+    let (_, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(status, 200);
+
+    let mut check = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    check.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = check.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
+    assert!(page.contains("mesh_build_info{version="), "{page}");
 }
 
 #[test]

@@ -57,9 +57,6 @@ fn own(text: &mut String, proxy: &Proxy, open: bool) -> std::fmt::Result {
         "# HELP mesh_proxy_connections_open Connections open now.\n# TYPE mesh_proxy_connections_open gauge\nmesh_proxy_connections_open {}",
         counters.open.load(Relaxed)
     )?;
-    let (family, kind) = if open { ("mesh_build", "info") } else { ("mesh_build_info", "gauge") };
-    writeln!(text, "# HELP {family} Version of this program.\n# TYPE {family} {kind}")?;
-    writeln!(text, "mesh_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))?;
     if let Some(bytes) = resident_memory() {
         writeln!(
             text,

@@ -24,7 +24,7 @@ use crate::stack::{Stack, StackResponse, stack};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use mesh_core::{DestinationName, Error};
+use mesh_core::{DestinationName, Error, Timestamp};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;
@@ -51,6 +51,14 @@ impl Channel {
 
     pub(crate) fn named(mesh: &Mesh, name: &str) -> Self {
         Self(stack(mesh, &RouteLayer::new(mesh.clone()).authority(name)))
+    }
+}
+
+impl Channel {
+    /// Calls, for a caller that has looked at the clock: `started` is when the call began, and
+    /// what its timeouts and durations count from.
+    pub fn call_at(&mut self, request: Request<Body>, started: Timestamp) -> ResponseFuture {
+        ResponseFuture { inner: self.0.call_at(request, started) }
     }
 }
 

@@ -21,7 +21,7 @@ use mesh_core::route::RouteRequest;
 use mesh_core::snapshot::{
     DestinationConfig, DestinationId, Routed, Snapshot, TlsConfig, Unrouted,
 };
-use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap};
+use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap, Timestamp};
 use mesh_discovery::config_files;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -76,10 +76,15 @@ impl Live {
         })
     }
 
-    /// A call that begins now, as a rule has decided.
-    fn call<B>(&self, request: &Request<B>, routed: &Routed<'_>) -> Result<Call, Error> {
+    /// A call that began at `started`, as a rule has decided.
+    fn call<B>(
+        &self,
+        request: &Request<B>,
+        started: Timestamp,
+        routed: &Routed<'_>,
+    ) -> Result<Call, Error> {
         let policy = routed.backend.policy.clone();
-        let mut call = new_call(request, policy, self.destination_of(routed)?);
+        let mut call = new_call(request, started, policy, self.destination_of(routed)?);
         call.rule = Some(routed.rule.clone());
         Ok(call)
     }
@@ -237,12 +242,13 @@ impl Mesh {
         self.worker
     }
 
-    /// Finds the route of a request. With `plain`, a host that is not configured is a DNS name.
+    /// Finds the route of a call that began at `started`. With `plain`, a host that is not configured is a DNS name.
     pub(crate) fn route<B>(
         &self,
         authority: &str,
         request: &Request<B>,
         plain: bool,
+        started: Timestamp,
     ) -> Result<Call, Error> {
         let live = self.shared.live.load();
         let looked_for = RouteRequest::new(
@@ -257,22 +263,23 @@ impl Mesh {
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
-                live.call(request, &routed)
+                live.call(request, started, &routed)
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https)?;
-                Ok(new_call(request, destination.policy(), destination))
+                Ok(new_call(request, started, destination.policy(), destination))
             }
             Err(unrouted) => Err(no_route(&unrouted, authority)),
         }
     }
 
-    /// Finds the route of a request among those attached to a destination.
+    /// Finds the route of a call that began at `started` among those attached to a destination.
     pub(crate) fn route_to<B>(
         &self,
         name: &DestinationName,
         request: &Request<B>,
+        started: Timestamp,
     ) -> Result<Call, Error> {
         let live = self.shared.live.load();
         let known = live.snapshot.destination(name).and_then(|id| Some((id, live.at(id)?)));
@@ -288,7 +295,7 @@ impl Mesh {
             request.headers(),
         );
         match live.snapshot.route_to(id, &looked_for, &mut || fastrand::u64(..)) {
-            Ok(routed) => live.call(request, &routed),
+            Ok(routed) => live.call(request, started, &routed),
             Err(unrouted) => Err(no_route(&unrouted, destination.label())),
         }
     }
@@ -469,10 +476,14 @@ fn secured(snapshot: &Snapshot, id: DestinationId) -> Result<(), Error> {
     }
 }
 
-/// A call that begins now.
-fn new_call<B>(request: &Request<B>, policy: Arc<Policy>, destination: Arc<Destination>) -> Call {
+fn new_call<B>(
+    request: &Request<B>,
+    started: Timestamp,
+    policy: Arc<Policy>,
+    destination: Arc<Destination>,
+) -> Call {
     let grpc = mesh_core::is_grpc(request.headers());
-    let mut call = Call::new(clock::now(), policy, grpc).to(destination);
+    let mut call = Call::new(started, policy, grpc).to(destination);
     call.idempotent = request.extensions().get().map(|Idempotent(declared)| *declared);
     call
 }

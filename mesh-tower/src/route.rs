@@ -16,11 +16,12 @@
 //! precedence (`mesh_core::route`).
 
 use crate::call::{self, Call};
+use crate::clock;
 use crate::mesh::Mesh;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Uri};
-use mesh_core::{DestinationName, Error, ErrorKind};
+use mesh_core::{DestinationName, Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
 use std::future::Future;
@@ -112,8 +113,23 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> ResponseFuture<S::Future> {
-        match self.find(&mut request) {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture<S::Future> {
+        self.call_at(request, clock::now())
+    }
+}
+
+impl<S> Route<S> {
+    /// Calls, counting from `started`.
+    pub(crate) fn call_at<B>(
+        &mut self,
+        mut request: Request<B>,
+        started: Timestamp,
+    ) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>>,
+        B: 'static,
+    {
+        match self.find(&mut request, started) {
             Ok(call) => {
                 call::pin(&mut request, call);
                 ResponseFuture { state: State::Routed { inner: self.inner.call(request) } }
@@ -124,19 +140,19 @@ where
 }
 
 impl<S> Route<S> {
-    fn find<B>(&self, request: &mut Request<B>) -> Result<Call, Error> {
+    fn find<B>(&self, request: &mut Request<B>, started: Timestamp) -> Result<Call, Error> {
         match &self.by {
             By::Request | By::Configured => {
                 let authority = own_authority(request)?;
-                self.mesh.route(&authority, request, matches!(self.by, By::Request))
+                self.mesh.route(&authority, request, matches!(self.by, By::Request), started)
             }
             By::Name(name) => {
                 complete(request, name)?;
-                self.mesh.route(name.as_str(), request, true)
+                self.mesh.route(name.as_str(), request, true, started)
             }
             By::Destination(destination, name) => {
                 complete(request, name)?;
-                self.mesh.route_to(destination, request)
+                self.mesh.route_to(destination, request, started)
             }
             By::Invalid(error) => Err(error.clone()),
         }

@@ -107,7 +107,7 @@ async fn a_panic_costs_one_request_and_is_counted() {
     let (status, _, body) = ask(&mut connection, "/", &[]).await;
     assert_eq!((status, &*body), (200, "fine"), "on the same connection");
     counted(&metrics, &[
-        "http_server_request_duration_seconds_count{http_request_method=\"GET\",error_type=\"handler_panicked\"} 1",
+        "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"500\",error_type=\"handler_panicked\"} 1",
         "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"200\"} 1",
     ])
     .await;

@@ -39,6 +39,8 @@ pub(super) struct Record {
     error: Option<ErrorKind>,
     /// Whether the response body was read to its end, or has none.
     complete: bool,
+    /// Whether the mesh answered in place of the handler.
+    own: bool,
     /// Bytes of the body still to come, if the head announced how many there are.
     left: Option<u64>,
     _place: Option<Place>,
@@ -78,6 +80,7 @@ impl Record {
             code: None,
             error: None,
             complete: false,
+            own: false,
             left: None,
             _place: place,
         }
@@ -143,6 +146,7 @@ impl Record {
         self.head(response);
         self.error = Some(error.kind());
         self.complete = true;
+        self.own = true;
     }
 
     /// The mesh ends the body in place of the handler.
@@ -170,8 +174,12 @@ impl Drop for Record {
     fn drop(&mut self) {
         let (error, code) = self.end();
         let took = clock::now().since(self.started);
-        let end = error.map(End::Error).or_else(|| self.status.map(End::Status));
-        let end = end.unwrap_or(End::Other);
+        let end = match (error, self.status) {
+            (Some(kind), Some(status)) if self.own => End::Answered(kind, status),
+            (Some(kind), _) => End::Error(kind),
+            (None, Some(status)) => End::Status(status),
+            (None, None) => End::Other,
+        };
         self.metrics.request_ended(&self.method, end, took);
         if let Some(code) = code {
             self.metrics.rpc_ended(code, took);

@@ -71,6 +71,8 @@ pub enum End {
     Status(StatusCode),
     /// Without one.
     Error(ErrorKind),
+    /// With a response that the mesh made itself, and why.
+    Answered(ErrorKind, StatusCode),
     /// One of the ends that got no series of their own.
     Other,
 }
@@ -80,6 +82,10 @@ const METHODS: [&str; 10] =
 const OTHER_METHOD: usize = METHODS.len() - 1;
 const STATUSES: usize = 500;
 const ENDS: usize = STATUSES + ErrorKind::ALL.len();
+
+/// The statuses of answers that the mesh makes itself; 200 is that of gRPC.
+const OWN: [u16; 15] = [200, 400, 403, 404, 405, 408, 413, 414, 417, 429, 431, 500, 502, 503, 504];
+const ANSWERS: usize = ErrorKind::ALL.len() * OWN.len();
 
 /// A request method as its series is labelled: by name if the standards name it, else `_OTHER`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,14 +113,29 @@ fn end_index(end: End) -> Option<usize> {
         End::Status(status) => {
             usize::from(status.as_u16()).checked_sub(100).filter(|index| *index < STATUSES)
         }
-        End::Error(kind) => {
-            ErrorKind::ALL.iter().position(|known| *known == kind).map(|index| STATUSES + index)
+        End::Error(kind) => kind_index(kind).map(|index| STATUSES + index),
+        End::Answered(kind, status) => {
+            match OWN.iter().position(|known| *known == status.as_u16()) {
+                Some(own) => kind_index(kind).map(|index| ENDS + index * OWN.len() + own),
+                None => end_index(End::Error(kind)),
+            }
         }
         End::Other => None,
     }
 }
 
+fn kind_index(kind: ErrorKind) -> Option<usize> {
+    ErrorKind::ALL.iter().position(|known| *known == kind)
+}
+
 fn end_at(index: usize) -> End {
+    if let Some(answer) = index.checked_sub(ENDS) {
+        let status = OWN.get(answer % OWN.len()).and_then(|code| StatusCode::from_u16(*code).ok());
+        return match (ErrorKind::ALL.get(answer / OWN.len()), status) {
+            (Some(kind), Some(status)) => End::Answered(*kind, status),
+            _ => End::Other,
+        };
+    }
     if let Some(kind) = index.checked_sub(STATUSES).and_then(|index| ErrorKind::ALL.get(index)) {
         return End::Error(*kind);
     }
@@ -124,12 +145,15 @@ fn end_at(index: usize) -> End {
         .map_or(End::Other, End::Status)
 }
 
-type Row = [OnceLock<Box<Histogram>>; ENDS];
+type Cell = OnceLock<Box<Histogram>>;
+type Row = [Cell; ENDS];
+type AnswersRow = [Cell; ANSWERS];
 
 /// Histograms of HTTP requests by method and end.
 #[derive(Debug, Default)]
 pub struct Grid {
     rows: [OnceLock<Box<Row>>; METHODS.len()],
+    answers: [OnceLock<Box<AnswersRow>>; METHODS.len()],
     other: Histogram,
     made: AtomicU32,
 }
@@ -142,21 +166,32 @@ impl Grid {
 
     fn cell(&self, method: usize, end: Option<usize>) -> &Histogram {
         let Some(end) = end else { return &self.other };
-        let row = self.rows[method].get_or_init(|| Box::new([const { OnceLock::new() }; ENDS]));
-        if let Some(known) = row[end].get() {
+        let cell = match end.checked_sub(ENDS) {
+            None => {
+                let row = &self.rows[method];
+                &row.get_or_init(|| Box::new([const { OnceLock::new() }; ENDS]))[end]
+            }
+            Some(answer) => {
+                let row = &self.answers[method];
+                &row.get_or_init(|| Box::new([const { OnceLock::new() }; ANSWERS]))[answer]
+            }
+        };
+        if let Some(known) = cell.get() {
             return known;
         }
         if self.made.fetch_add(1, Relaxed) >= MAX_SERIES {
             self.made.fetch_sub(1, Relaxed);
             return &self.other;
         }
-        row[end].get_or_init(Box::default)
+        cell.get_or_init(Box::default)
     }
 
     /// Shows each series that has counted something: method, end, histogram.
     pub fn each(&self, mut show: impl FnMut(&'static str, End, &Histogram)) {
-        for (method, row) in METHODS.iter().zip(&self.rows) {
-            for (index, cell) in row.get().into_iter().flat_map(|row| row.iter().enumerate()) {
+        for (method, (row, answers)) in METHODS.iter().zip(self.rows.iter().zip(&self.answers)) {
+            let row = (0..).zip(row.get().into_iter().flat_map(|row| row.iter()));
+            let answers = (ENDS..).zip(answers.get().into_iter().flat_map(|row| row.iter()));
+            for (index, cell) in row.chain(answers) {
                 if let Some(histogram) = cell.get() {
                     show(method, end_at(index), histogram);
                 }
@@ -239,6 +274,8 @@ mod tests {
         grid.record(&Method::GET, End::Status(StatusCode::OK), Duration::ZERO);
         grid.record(&Method::GET, End::Status(StatusCode::OK), Duration::ZERO);
         grid.record(&Method::POST, End::Error(ErrorKind::Connect), Duration::ZERO);
+        let refused = End::Answered(ErrorKind::Shed, StatusCode::SERVICE_UNAVAILABLE);
+        grid.record(&Method::POST, refused, Duration::ZERO);
         let purge = Method::from_bytes(b"PURGE").expect("a token");
         grid.record(&purge, End::Status(StatusCode::NOT_FOUND), Duration::ZERO);
         assert_eq!(
@@ -246,6 +283,7 @@ mod tests {
             [
                 ("GET", End::Status(StatusCode::OK), 2),
                 ("POST", End::Error(ErrorKind::Connect), 1),
+                ("POST", refused, 1),
                 ("_OTHER", End::Status(StatusCode::NOT_FOUND), 1),
             ]
         );
@@ -259,7 +297,12 @@ mod tests {
         }
         for kind in ErrorKind::ALL {
             assert_eq!(end_index(End::Error(*kind)).map(end_at), Some(End::Error(*kind)));
+            let status = kind.status();
+            let own = End::Answered(*kind, status);
+            assert_eq!(end_index(own).map(end_at), Some(own), "{status} is not among our own");
         }
+        let teapot = End::Answered(ErrorKind::Shed, StatusCode::IM_A_TEAPOT);
+        assert_eq!(end_index(teapot).map(end_at), Some(End::Error(ErrorKind::Shed)));
     }
 
     #[test]

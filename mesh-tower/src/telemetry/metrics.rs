@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `http.client.request.duration` (s) | `server.address`, `http.request.method`, `http.response.status_code`, `error.type` | each attempt, to the end of its response body |
 //! | `rpc.client.call.duration` (s) | `server.address`, `rpc.system.name`, `rpc.response.status_code` | each gRPC call with all its attempts |
-//! | `http.server.request.duration` (s) | `http.request.method`, `http.response.status_code`, `error.type` | each request served |
+//! | `http.server.request.duration` (s) | `http.request.method`, `http.response.status_code`, `error.type` | each request served, refused ones included |
 //! | `rpc.server.call.duration` (s) | `rpc.system.name`, `rpc.response.status_code` | each gRPC call served |
 //! | `mesh.calls` | `mesh.destination`, `mesh.outcome` = success, failure, cancelled | each call with all its attempts |
 //! | `mesh.retry.attempts` | `mesh.destination` | attempts after the first |

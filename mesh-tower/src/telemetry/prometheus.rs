@@ -316,6 +316,11 @@ fn requests(family: &mut MetricEncoder<'_>, grid: &Grid, common: &Labels<'_>) ->
                 }
             }
             End::Error(kind) => labels.push(("error_type", kind.flag())),
+            End::Answered(kind, status) => {
+                code = status;
+                labels.push(("http_response_status_code", code.as_str()));
+                labels.push(("error_type", kind.flag()));
+            }
             End::Other => labels.push(("http_response_status_code", "_OTHER")),
         }
         result = result.and_then(|()| histogram(family, &labels, seen));

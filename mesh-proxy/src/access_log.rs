@@ -2,24 +2,22 @@
 //!
 //! *Text*: `2026-11-21T12:00:00.123Z 192.0.2.1:4711 "GET /a HTTP/1.1" 200 128 1.234ms -`, the last
 //! word being the flag of our own answers. *JSON*: one object per line with the OpenTelemetry
-//! attribute names.
+//! attribute names. The query is in neither: it is where tokens and names are.
 //!
 //! What a client wrote is escaped: no control byte, quote or byte above 0x7E reaches the log as it
 //! is, so a path cannot forge a line or speak to a terminal.
 //!
 //! Lines are put together by the worker and written by one thread; when that cannot keep up,
-//! lines are dropped and counted, never waited for.
+//! lines are dropped and counted, never waited for. Once nobody reads its output, all are.
 
-use crate::body::grpc_status;
-use ::http::{HeaderMap, Method, Version};
-use mesh_core::Timestamp;
-use mesh_tower::clock;
+use ::http::{Method, StatusCode, Version};
+use mesh_core::{ErrorKind, GrpcCode};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Lines that wait for the writing thread.
@@ -40,7 +38,15 @@ pub enum Format {
 pub(crate) struct AccessLog {
     format: Format,
     lines: SyncSender<String>,
-    dropped: Arc<AtomicU64>,
+    lost: Arc<Lost>,
+}
+
+/// What did not become a line.
+#[derive(Debug, Default)]
+struct Lost {
+    dropped: AtomicU64,
+    /// The writing thread has ended.
+    ended: AtomicBool,
 }
 
 impl AccessLog {
@@ -50,37 +56,31 @@ impl AccessLog {
     /// When the thread cannot be started.
     pub(crate) fn start(format: Format, output: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, waiting) = sync_channel::<String>(QUEUE);
+        let lost = Arc::<Lost>::default();
+        let counted = Arc::clone(&lost);
         std::thread::Builder::new().name("access-log".into()).spawn(move || {
-            let mut output = io::BufWriter::new(output);
-            while let Ok(line) = waiting.recv() {
-                let mut line = Some(line);
-                // What has gathered meanwhile goes out in one write.
-                while let Some(text) = line.take().or_else(|| waiting.try_recv().ok()) {
-                    if output.write_all(text.as_bytes()).is_err() {
-                        return;
-                    }
-                }
-                if output.flush().is_err() {
-                    return;
-                }
+            if let Err(error) = write(&waiting, output) {
+                counted.ended.store(true, Relaxed);
+                tracing::warn!(%error, "the access log ends here: its output takes no more lines");
+                let unwritten = 1 + waiting.try_iter().count() as u64;
+                counted.dropped.fetch_add(unwritten, Relaxed);
             }
         })?;
-        Ok(Self { format, lines, dropped: Arc::default() })
+        Ok(Self { format, lines, lost })
     }
 
-    /// Lines that could not be written in time.
+    /// Lines that could not be written, or not in time.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.lost.dropped.load(Relaxed)
     }
 
-    /// Begins the record of a request.
-    pub(crate) fn begin<B>(&self, request: &http::Request<B>, client: SocketAddr) -> Box<Record> {
-        Box::new(Record {
+    /// Begins the line of a request.
+    pub(crate) fn line<B>(&self, request: &http::Request<B>, client: SocketAddr) -> Box<Line> {
+        Box::new(Line {
             log: self.clone(),
-            started: clock::now(),
             client,
             method: request.method().clone(),
-            target: request.uri().path_and_query().map_or_else(String::new, |t| t.as_str().into()),
+            path: request.uri().path().to_owned(),
             authority: request
                 .uri()
                 .authority()
@@ -91,112 +91,96 @@ impl AccessLog {
                 })
                 .unwrap_or_default(),
             version: request.version(),
-            status: 0,
-            grpc: None,
             bytes: 0,
-            flag: None,
-            complete: false,
         })
     }
 }
 
-/// One request's line, written when dropped.
-#[derive(Debug)]
-pub(crate) struct Record {
-    log: AccessLog,
-    started: Timestamp,
-    client: SocketAddr,
-    method: Method,
-    target: String,
-    authority: String,
-    version: Version,
-    /// 0 while there is no response.
-    status: u16,
-    grpc: Option<u8>,
-    bytes: u64,
-    flag: Option<&'static str>,
-    /// The whole response went out; if not, the client went away.
-    complete: bool,
+/// Writes lines until nobody can send any.
+fn write(waiting: &Receiver<String>, output: impl Write) -> io::Result<()> {
+    let mut output = io::BufWriter::new(output);
+    while let Ok(line) = waiting.recv() {
+        let mut line = Some(line);
+        // What has gathered meanwhile goes out in one write.
+        while let Some(text) = line.take().or_else(|| waiting.try_recv().ok()) {
+            output.write_all(text.as_bytes())?;
+        }
+        output.flush()?;
+    }
+    Ok(())
 }
 
-impl Record {
-    /// The head of the response.
-    pub(crate) fn head(&mut self, status: u16, headers: &HeaderMap) {
-        self.status = status;
-        self.grpc_status(headers);
-    }
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Of the answer; `None` if there was none.
+    pub(crate) status: Option<StatusCode>,
+    /// Of a gRPC call.
+    pub(crate) code: Option<GrpcCode>,
+    pub(crate) error: Option<ErrorKind>,
+    pub(crate) took: Duration,
+}
 
-    /// The answer was our own.
-    pub(crate) const fn flag(&mut self, flag: &'static str) {
-        self.flag = Some(flag);
-    }
+/// The line of one request, as far as it is known.
+#[derive(Debug)]
+pub(crate) struct Line {
+    log: AccessLog,
+    client: SocketAddr,
+    method: Method,
+    path: String,
+    authority: String,
+    version: Version,
+    bytes: u64,
+}
 
+impl Line {
+    /// Bytes of the answer's body were handed over.
     pub(crate) const fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
 
-    pub(crate) fn grpc_status(&mut self, fields: &HeaderMap) {
-        self.grpc = grpc_status(fields).or(self.grpc);
+    /// The request is over.
+    pub(crate) fn write(&self, end: &Ended) {
+        let lost = &self.log.lost;
+        let sent = !lost.ended.load(Relaxed)
+            && self.log.lines.try_send(self.to_text(wall_clock(), end)).is_ok();
+        if !sent {
+            lost.dropped.fetch_add(1, Relaxed);
+        }
     }
 
-    /// All of the response has been handed over.
-    pub(crate) const fn complete(&mut self) {
-        self.complete = true;
-    }
-
-    /// The endpoint ended the response before its end.
-    pub(crate) const fn truncated(&mut self) {
-        self.flag = Some("upstream_connection_termination");
-    }
-
-    fn line(&self, now: SystemTime, took: Duration) -> String {
+    fn to_text(&self, now: SystemTime, end: &Ended) -> String {
         let mut line = String::with_capacity(256);
-        let flag = match self.flag {
-            None if self.status == 0 || !self.complete => Some("downstream_connection_termination"),
-            flag => flag,
-        };
         // Writing to a string cannot fail.
         let _ = match self.log.format {
-            Format::Text => self.text(&mut line, now, took, flag),
-            Format::Json => self.json(&mut line, now, took, flag),
+            Format::Text => self.text(&mut line, now, end),
+            Format::Json => self.json(&mut line, now, end),
         };
         line.push('\n');
         line
     }
 
-    fn text(
-        &self,
-        line: &mut String,
-        now: SystemTime,
-        took: Duration,
-        flag: Option<&str>,
-    ) -> fmt::Result {
+    fn text(&self, line: &mut String, now: SystemTime, end: &Ended) -> fmt::Result {
         write!(
             line,
             "{} {} \"{} {} {:?}\" {} {} {:.3}ms {}",
             Utc(now),
             self.client,
             Escaped(self.method.as_str()),
-            Escaped(&self.target),
+            Escaped(&self.path),
             self.version,
-            self.status,
+            end.status.map_or(0, |status| status.as_u16()),
             self.bytes,
-            took.as_secs_f64() * 1e3,
-            flag.unwrap_or("-"),
+            end.took.as_secs_f64() * 1e3,
+            end.error.map_or("-", ErrorKind::flag),
         )?;
-        match self.grpc {
-            Some(code) => write!(line, " grpc={code}"),
+        match end.code {
+            Some(code) => write!(line, " grpc={}", code.number()),
             None => Ok(()),
         }
     }
 
-    fn json(
-        &self,
-        line: &mut String,
-        now: SystemTime,
-        took: Duration,
-        flag: Option<&str>,
-    ) -> fmt::Result {
+    fn json(&self, line: &mut String, now: SystemTime, end: &Ended) -> fmt::Result {
         write!(
             line,
             r#"{{"time":"{}","client.address":"{}","client.port":{},"http.request.method":"{}","server.address":"{}","url.path":"{}","network.protocol.version":"{}","http.response.status_code":{},"http.response.body.size":{},"duration":{:.6}"#,
@@ -205,34 +189,24 @@ impl Record {
             self.client.port(),
             Escaped(self.method.as_str()),
             Escaped(&self.authority),
-            Escaped(&self.target),
+            Escaped(&self.path),
             match self.version {
                 Version::HTTP_2 => "2",
                 Version::HTTP_10 => "1.0",
                 _ => "1.1",
             },
-            self.status,
+            end.status.map_or(0, |status| status.as_u16()),
             self.bytes,
-            took.as_secs_f64(),
+            end.took.as_secs_f64(),
         )?;
-        if let Some(code) = self.grpc {
-            write!(line, r#","rpc.response.status_code":{code}"#)?;
+        if let Some(code) = end.code {
+            write!(line, r#","rpc.response.status_code":{}"#, code.number())?;
         }
-        if let Some(flag) = flag {
-            write!(line, r#","error.type":"{flag}""#)?;
+        if let Some(error) = end.error {
+            write!(line, r#","error.type":"{}""#, error.flag())?;
         }
         line.push('}');
         Ok(())
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let took = clock::now().since(self.started);
-        let line = self.line(wall_clock(), took);
-        if let Err(TrySendError::Full(_)) = self.log.lines.try_send(line) {
-            self.log.dropped.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -298,6 +272,7 @@ impl fmt::Display for Utc {
 mod tests {
     use super::*;
     use http::Request;
+    use mesh_tower::clock;
     use parking_lot::Mutex;
 
     #[derive(Clone, Default)]
@@ -313,36 +288,42 @@ mod tests {
         }
     }
 
-    fn record(log: &AccessLog, target: &str) -> Box<Record> {
+    fn line(log: &AccessLog, target: &str) -> Box<Line> {
         let request = Request::get(target).header("host", "shop").body(()).unwrap();
-        log.begin(&request, ([192, 0, 2, 1], 4711).into())
+        log.line(&request, ([192, 0, 2, 1], 4711).into())
+    }
+
+    fn ended(status: u16, error: Option<ErrorKind>) -> Ended {
+        let took = Duration::from_micros(1234);
+        Ended { status: StatusCode::from_u16(status).ok(), code: None, error, took }
     }
 
     fn at() -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(1_795_262_400_123)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_line_says_who_asked_for_what_and_how_it_ended() {
+    #[test]
+    fn a_line_says_who_asked_for_what_and_how_it_ended() {
         let text = AccessLog::start(Format::Text, Sink::default()).unwrap();
-        let mut ended = record(&text, "/a?b");
-        ended.head(200, &HeaderMap::new());
-        ended.sent(128);
-        ended.complete();
+        let mut whole = line(&text, "/a?token=b");
+        whole.sent(128);
         assert_eq!(
-            ended.line(at(), Duration::from_micros(1234)),
-            "2026-11-21T12:00:00.123Z 192.0.2.1:4711 \"GET /a?b HTTP/1.1\" 200 128 1.234ms -\n"
+            whole.to_text(at(), &ended(200, None)),
+            "2026-11-21T12:00:00.123Z 192.0.2.1:4711 \"GET /a HTTP/1.1\" 200 128 1.234ms -\n"
         );
+        let gone = ended(0, Some(ErrorKind::CallerGone));
+        assert!(whole.to_text(at(), &gone).contains(" 0 128 1.234ms downstream_connection_termin"));
         let json = AccessLog::start(Format::Json, Sink::default()).unwrap();
-        let mut gone = record(&json, "/a");
-        assert!(gone.line(at(), Duration::ZERO).contains("downstream_connection_termination"));
-        gone.head(503, &HeaderMap::new());
-        gone.flag("no_healthy_upstream");
-        let line = gone.line(at(), Duration::from_millis(5));
-        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let mut end = ended(503, Some(ErrorKind::NoHealthyEndpoint));
+        end.code = Some(GrpcCode::UNAVAILABLE);
+        let parsed = line(&json, "/a?token=b").to_text(at(), &end);
+        let parsed: serde_json::Value = serde_json::from_str(&parsed).unwrap();
         assert_eq!(parsed["error.type"], "no_healthy_upstream");
         assert_eq!(parsed["server.address"], "shop");
-        assert_eq!(parsed["duration"], 0.005);
+        assert_eq!(parsed["url.path"], "/a");
+        assert_eq!(parsed["rpc.response.status_code"], 14);
+        assert_eq!(parsed["duration"], 0.001234);
+        assert!(!parsed.to_string().contains("token"), "{parsed}");
     }
 
     #[test]
@@ -369,13 +350,38 @@ mod tests {
     async fn lines_are_written_when_the_request_is_over() {
         let sink = Sink::default();
         let log = AccessLog::start(Format::Text, sink.clone()).unwrap();
-        drop(record(&log, "/over"));
-        let deadline = clock::now() + Duration::from_secs(5);
-        while sink.0.lock().is_empty() {
-            assert!(clock::now() < deadline, "nothing was written");
-            tokio::task::yield_now().await;
-        }
+        line(&log, "/over").write(&ended(200, None));
+        until(|| !sink.0.lock().is_empty()).await;
         assert!(String::from_utf8(sink.0.lock().clone()).unwrap().contains("GET /over HTTP/1.1"));
         assert_eq!(log.dropped(), 0);
+    }
+
+    /// As stdout whose reader has gone.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_that_nobody_takes_are_counted() {
+        let log = AccessLog::start(Format::Text, Closed).unwrap();
+        line(&log, "/lost").write(&ended(200, None));
+        until(|| log.dropped() == 1).await;
+        line(&log, "/lost").write(&ended(200, None));
+        assert_eq!(log.dropped(), 2);
+    }
+
+    async fn until(mut is_so: impl FnMut() -> bool) {
+        let deadline = clock::now() + Duration::from_secs(5);
+        while !is_so() {
+            assert!(clock::now() < deadline, "never so");
+            tokio::task::yield_now().await;
+        }
     }
 }

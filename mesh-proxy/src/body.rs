@@ -1,8 +1,7 @@
 //! Bodies on their way through, in both directions: streamed, never gathered.
 
-use crate::access_log::Record;
 use crate::hygiene;
-use ::http::HeaderMap;
+use crate::served::Served;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -84,8 +83,8 @@ pin_project! {
     pub(crate) struct ResponseBody<B> {
         #[pin]
         source: Source<B>,
-        // Written when the body ends or is dropped; `None` while nothing is logged.
-        record: Option<Box<Record>>,
+        // Told when the body ends or is dropped.
+        served: Option<Served>,
         // Given back when the body is over; `None` while calls are not counted.
         place: Option<Place>,
     }
@@ -100,39 +99,16 @@ pin_project! {
     }
 }
 
-impl<B> From<Bytes> for ResponseBody<B> {
-    fn from(bytes: Bytes) -> Self {
-        Self { source: Source::Own { bytes }, record: None, place: None }
-    }
-}
-
 impl<B> ResponseBody<B> {
-    /// The endpoint's, whose call keeps its place until the body is over.
-    pub(crate) const fn endpoint(body: B, place: Option<Place>) -> Self {
-        Self { source: Source::Endpoint { body }, record: None, place }
+    /// Of an answer of our own.
+    pub(crate) const fn own(bytes: Bytes, served: Served) -> Self {
+        Self { source: Source::Own { bytes }, served: Some(served), place: None }
     }
 
-    /// Writes the record of an answer of our own.
-    pub(crate) fn log_own(&mut self, mut record: Option<Box<Record>>) {
-        if let (Some(record), Source::Own { bytes }) = (&mut record, &self.source)
-            && bytes.is_empty()
-        {
-            record.complete();
-        }
-        self.record = record;
-    }
-
-    /// Writes the record when the body is over.
-    pub(crate) fn log(&mut self, mut record: Option<Box<Record>>)
-    where
-        B: Body,
-    {
-        if self.source.is_end_stream()
-            && let Some(record) = &mut record
-        {
-            record.complete();
-        }
-        self.record = record;
+    /// The endpoint's, whose call keeps its place until the body is over. What is `None` has been
+    /// told already.
+    pub(crate) const fn endpoint(body: B, served: Option<Served>, place: Option<Place>) -> Self {
+        Self { source: Source::Endpoint { body }, served, place }
     }
 }
 
@@ -151,33 +127,30 @@ where
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let frame = match this.source.as_mut().project() {
             SourceProject::Own { bytes } => {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
             }
-            SourceProject::Endpoint { body } => ready!(body.poll_frame(cx)),
+            SourceProject::Endpoint { body } => {
+                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+            }
         };
-        if let Some(record) = this.record {
+        if let Some(served) = this.served {
+            let last = this.source.is_end_stream();
             match &frame {
-                Some(Ok(frame)) => {
-                    record.sent(frame.data_ref().map_or(0, Bytes::len));
-                    if let Some(trailers) = frame.trailers_ref() {
-                        record.grpc_status(trailers);
-                    }
-                    if this.source.is_end_stream() {
-                        record.complete();
-                    }
-                }
-                Some(Err(_)) => record.truncated(),
-                None => record.complete(),
+                Some(frame) => served.frame(frame, last),
+                None => served.complete(),
+            }
+            if last || !matches!(frame, Some(Ok(_))) {
+                *this.served = None;
             }
         }
         Poll::Ready(frame)
@@ -193,9 +166,4 @@ where
             Source::Endpoint { body } => body.size_hint(),
         }
     }
-}
-
-/// Whether trailers or a head carry `grpc-status`, and which.
-pub(crate) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
-    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

@@ -22,7 +22,7 @@ use crate::counters::Reject;
 use crate::detect::{Speaks, Takes, detect};
 use crate::drain::{Draining, Signal};
 use crate::gate::{Gate, Watch};
-use crate::http::{Common, Handler};
+use crate::http::{Common, Handler, Stack};
 use crate::hygiene::Edge;
 use crate::inbound::Inbound;
 use crate::tunnel;
@@ -119,7 +119,7 @@ pub(crate) trait Dial {
 
 impl<S, B, T> Serving<S, T>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Error> + Send + 'static,
+    S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error> + Send + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -451,6 +451,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http_body_util::Full;
+    use mesh_core::Timestamp;
     use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio::time::Instant;
 
@@ -478,6 +479,12 @@ mod tests {
                 }
                 Ok(Response::new(Full::new(Bytes::from_static(b"ok"))))
             })
+        }
+    }
+
+    impl Stack for Okay {
+        fn call_at(&mut self, request: Request<Body>, _: Timestamp) -> Self::Future {
+            self.call(request)
         }
     }
 

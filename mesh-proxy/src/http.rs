@@ -11,7 +11,7 @@
 //!
 //! A panic below ends that request with 500, and nothing else.
 
-use crate::access_log::{AccessLog, Record};
+use crate::access_log::AccessLog;
 use crate::body::{RequestBody, ResponseBody, Upload};
 use crate::counters::{Counters, Reject};
 use crate::drain::Draining;
@@ -19,15 +19,17 @@ use crate::framing::Violation;
 use crate::gate::Watch;
 use crate::hygiene::{self, Asks, Edge, Refusal};
 use crate::inbound::Inbound;
+use crate::served::Served;
 use crate::tunnel;
 use ::http::header::CONNECTION;
 use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{Error, ErrorKind, Timestamp};
 use mesh_tower::server::Place;
-use mesh_tower::{Body, answer};
+use mesh_tower::telemetry::ServerMetrics;
+use mesh_tower::{Body, Channel, answer};
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -38,6 +40,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
+
+/// What requests are handed to.
+pub(crate) trait Stack: Service<Request<Body>> {
+    /// As `call`, where the clock was read when the request came.
+    fn call_at(&mut self, request: Request<Body>, started: Timestamp) -> Self::Future;
+}
+
+impl Stack for Channel {
+    fn call_at(&mut self, request: Request<Body>, started: Timestamp) -> Self::Future {
+        Self::call_at(self, request, started)
+    }
+}
 
 /// What serves the requests of one connection.
 pub(crate) struct Handler<S> {
@@ -57,6 +71,7 @@ pub(crate) struct Handler<S> {
 pub(crate) struct Common {
     pub(crate) log: Option<AccessLog>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) metrics: Arc<ServerMetrics>,
     /// Once it has started, answers ask clients to go elsewhere.
     pub(crate) draining: Draining,
 }
@@ -84,13 +99,13 @@ impl<S> Handler<S> {
 
 impl<S, B> Handler<S>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Error>,
+    S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error>,
 {
     fn start(&self, mut request: Request<Incoming>) -> Answer<S::Future, B> {
         let number = self.count.get() + 1;
         self.count.set(number);
         let http1 = request.version() != Version::HTTP_2;
-        let mut record = self.common.log.as_ref().map(|log| log.begin(&request, self.client));
+        let served = Served::begin(&self.common, &request, self.client);
         let close = self.common.draining.has_started();
         let checked = match self.watch.refusal(number).filter(|_| http1) {
             // Counted when the connection ends, as all that the gate finds.
@@ -99,15 +114,17 @@ where
                 .and_then(|asks| without_body(asks, &request))
                 .inspect_err(|_| self.common.counters.reject(Reject::Hygiene)),
         };
-        let grpc = mesh_core::is_grpc(request.headers());
         let asks = match checked {
             Ok(asks) => asks,
-            Err(refusal) => return self.refuse(&refusal, grpc, record, http1),
+            Err(refusal) => return self.refuse(&refusal, served, http1),
         };
-        let received = self.inbound.as_ref().map_or(Ok(None), |own| own.receive(&mut request));
+        let received = match &self.inbound {
+            Some(own) => own.receive(&mut request, served.started()),
+            None => Ok(None),
+        };
         let place = match received {
             Ok(place) => place,
-            Err(error) => return self.answer(&error, grpc, record, close && http1),
+            Err(error) => return self.answer(&error, None, served, close && http1),
         };
         let switch = (asks == Asks::Upgrade).then(|| hyper::upgrade::on(&mut request));
         if switch.is_none() && http1 {
@@ -122,56 +139,41 @@ where
             upload = Some(handle);
             Body::new(body)
         });
-        match catch_unwind(AssertUnwindSafe(|| self.stack.borrow_mut().call(request))) {
+        let calling = || self.stack.borrow_mut().call_at(request, served.started());
+        match catch_unwind(AssertUnwindSafe(calling)) {
             Ok(calling) => Answer::Calling {
                 calling,
-                rest: Rest {
+                rest: Some(Rest {
                     upload,
-                    grpc,
                     number,
                     switch,
                     place,
                     watch: Arc::clone(&self.watch),
-                    common: Arc::clone(&self.common),
-                    record: record.take(),
+                    served,
                     close: close && http1,
                     http1,
-                },
+                }),
             },
-            Err(_) => Answer::Ready { response: Some(panicked(grpc, http1, record)) },
+            Err(_) => Answer::Ready { response: Some(panicked(served, http1)) },
         }
     }
 
     /// The answer to a request that must not go further, after which the connection ends.
-    fn refuse(
-        &self,
-        refusal: &Refusal,
-        grpc: bool,
-        record: Option<Box<Record>>,
-        http1: bool,
-    ) -> Answer<S::Future, B> {
+    fn refuse(&self, refusal: &Refusal, served: Served, http1: bool) -> Answer<S::Future, B> {
         let error = Error::new(ErrorKind::CallerProtocol, refusal.message.clone());
-        let mut answer = self.answer(&error, grpc, record, http1);
-        if !grpc && let Answer::Ready { response: Some(response) } = &mut answer {
-            *response.status_mut() = refusal.status;
-        }
-        answer
+        self.answer(&error, Some(refusal.status), served, http1)
     }
 
     /// The answer to a request that goes no further.
     fn answer(
         &self,
         error: &Error,
-        grpc: bool,
-        record: Option<Box<Record>>,
+        status: Option<StatusCode>,
+        served: Served,
         close: bool,
     ) -> Answer<S::Future, B> {
         self.watch.decide(self.count.get(), false);
-        let mut response = respond(error, grpc, record);
-        if close {
-            response.headers_mut().insert(CONNECTION, CLOSE);
-        }
-        Answer::Ready { response: Some(response) }
+        Answer::Ready { response: Some(respond(error, status, served, close)) }
     }
 }
 
@@ -186,35 +188,33 @@ fn without_body(asks: Asks, request: &Request<Incoming>) -> Result<Asks, Refusal
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
+/// The answer that tells of an error; with a status of its own unless the request was gRPC.
 fn respond<B>(
     error: &Error,
-    grpc: bool,
-    mut record: Option<Box<Record>>,
+    status: Option<StatusCode>,
+    mut served: Served,
+    close: bool,
 ) -> Response<ResponseBody<B>> {
-    let response = answer::response::<Bytes>(error, grpc);
-    if let Some(record) = &mut record {
-        record.head(response.status().as_u16(), response.headers());
-        record.flag(error.flag());
+    let grpc = served.is_grpc();
+    let mut response = answer::response::<Bytes>(error, grpc);
+    if let (Some(status), false) = (status, grpc) {
+        *response.status_mut() = status;
     }
-    response.map(|bytes| {
-        let mut body = ResponseBody::from(bytes);
-        body.log_own(record);
-        body
-    })
-}
-
-fn panicked<B>(grpc: bool, http1: bool, record: Option<Box<Record>>) -> Response<ResponseBody<B>> {
-    let error = Error::new(ErrorKind::Panic, "the proxy failed on this request");
-    let mut response = respond(&error, grpc, record);
-    if http1 {
+    if close {
         response.headers_mut().insert(CONNECTION, CLOSE);
     }
-    response
+    served.answer(error, response.status());
+    response.map(|bytes| ResponseBody::own(bytes, served))
+}
+
+fn panicked<B>(served: Served, http1: bool) -> Response<ResponseBody<B>> {
+    let error = Error::new(ErrorKind::Panic, "the proxy failed on this request");
+    respond(&error, None, served, http1)
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Handler<S>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Error>,
+    S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error>,
     B: http_body::Body,
 {
     type Response = Response<ResponseBody<B>>;
@@ -233,22 +233,20 @@ pin_project! {
         /// Made by us.
         Ready { response: Option<Response<ResponseBody<B>>> },
         /// Made by the stack.
-        Calling { #[pin] calling: F, rest: Rest },
+        Calling { #[pin] calling: F, rest: Option<Rest> },
     }
 }
 
 /// What is needed when the stack has answered.
 pub(crate) struct Rest {
     upload: Option<Upload>,
-    grpc: bool,
     /// The request's own, for the gate.
     number: u64,
     switch: Option<OnUpgrade>,
     /// The call's, among those being served.
     place: Option<Place>,
     watch: Arc<Watch>,
-    common: Arc<Common>,
-    record: Option<Box<Record>>,
+    served: Served,
     close: bool,
     http1: bool,
 }
@@ -269,18 +267,14 @@ where
             AnswerProject::Calling { calling, rest } => {
                 let result = match catch_unwind(AssertUnwindSafe(|| calling.poll(cx))) {
                     Ok(Poll::Pending) => return Poll::Pending,
-                    Ok(Poll::Ready(result)) => result,
-                    Err(_) => {
-                        return Poll::Ready(Ok(panicked(
-                            rest.grpc,
-                            rest.http1,
-                            rest.record.take(),
-                        )));
-                    }
+                    Ok(Poll::Ready(result)) => Some(result),
+                    Err(_) => None,
                 };
+                let Some(rest) = rest.take() else { return Poll::Pending };
                 Poll::Ready(Ok(match result {
-                    Ok(response) => rest.answered(response),
-                    Err(error) => rest.failed(&error),
+                    Some(Ok(response)) => rest.answered(response),
+                    Some(Err(error)) => rest.failed(&error),
+                    None => panicked(rest.served, rest.http1),
                 }))
             }
         }
@@ -289,17 +283,14 @@ where
 
 impl Rest {
     /// The endpoint's answer, made canonical.
-    fn answered<B: http_body::Body>(
-        &mut self,
-        mut response: Response<B>,
-    ) -> Response<ResponseBody<B>> {
+    fn answered<B: http_body::Body>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
         hygiene::response(&mut response);
-        let mut place = self.place.take();
-        if let Some(client) = self.switch.take() {
+        let Self { mut served, mut place, .. } = self;
+        if let Some(client) = self.switch {
             let endpoint = response.extensions_mut().remove::<OnUpgrade>();
             let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if let (Some(endpoint), true) = (endpoint, switching) {
-                let open = (self.common.draining.enter(), place.take());
+                let open = (served.common().draining.enter(), place.take());
                 tokio::spawn(async move {
                     tunnel::upgraded(client, endpoint).await;
                     drop(open);
@@ -311,37 +302,27 @@ impl Rest {
         } else if self.close {
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
-        if let Some(record) = &mut self.record {
-            record.head(response.status().as_u16(), response.headers());
-        }
-        let record = self.record.take();
-        response.map(|body| {
-            let mut body = ResponseBody::endpoint(body, place);
-            body.log(record);
-            body
-        })
+        let whole = response.body().is_end_stream();
+        served.head(&response, whole);
+        // What is over is told now: the engine does not ask for the body of such an answer.
+        let served = (!whole).then_some(served);
+        response.map(|body| ResponseBody::endpoint(body, served, place))
     }
 
     /// The answer that tells of an error.
-    fn failed<B>(&mut self, error: &Error) -> Response<ResponseBody<B>> {
+    fn failed<B>(self, error: &Error) -> Response<ResponseBody<B>> {
         self.watch.decide(self.number, false);
-        let record = self.record.take();
-        let own = self.upload.as_ref().is_some_and(Upload::has_failed);
-        let mut response = if own {
-            let message = self.watch.violation().map_or_else(
-                || {
-                    self.common.counters.reject(Reject::Body);
-                    "the request's body ended before its end"
-                },
-                Violation::message,
-            );
-            respond(&Error::new(ErrorKind::CallerProtocol, message), self.grpc, record)
-        } else {
-            respond(error, self.grpc, record)
-        };
-        if self.http1 && (own || self.close) {
-            response.headers_mut().insert(CONNECTION, CLOSE);
+        let close = self.http1 && self.close;
+        if !self.upload.as_ref().is_some_and(Upload::has_failed) {
+            return respond(error, None, self.served, close);
         }
-        response
+        let message = self.watch.violation().map_or_else(
+            || {
+                self.served.common().counters.reject(Reject::Body);
+                "the request's body ended before its end"
+            },
+            Violation::message,
+        );
+        respond(&Error::new(ErrorKind::CallerProtocol, message), None, self.served, self.http1)
     }
 }

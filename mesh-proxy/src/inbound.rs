@@ -13,8 +13,7 @@
 //!
 //! Connections that are not HTTP carry no calls: only `drainTimeout` means anything to them.
 //!
-//! Cost: a policy that asks nothing of calls costs a look at a flag. A place is two counts, a
-//! timeout a clock read.
+//! Cost: a policy that asks nothing of calls costs a look at a flag. A place is two counts.
 //! Order: after hygiene, so that only requests which could be served take a place; above the
 //! channel, whose deadline layer keeps the expiry.
 
@@ -24,8 +23,7 @@ use mesh_core::config::ServerPolicy;
 use mesh_core::deadline::{EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::trace_context::TRACEPARENT;
-use mesh_core::{DestinationName, Error, Swap};
-use mesh_tower::clock;
+use mesh_core::{DestinationName, Error, Swap, Timestamp};
 use mesh_tower::server::{Admission, Place};
 use mesh_tower::telemetry::ServerMetrics;
 use parking_lot::Mutex;
@@ -71,16 +69,24 @@ impl Inbound {
         self.asks.store(asks(policy), Relaxed);
     }
 
-    /// Applies the policy to a call; what is returned is to be kept until the call is over.
+    /// Applies the policy to a call that began at `started`; what is returned is to be kept until the call is over.
     ///
     /// # Errors
     /// When as many calls are being served as may be. Calls that began while there was no limit
     /// do not count.
-    pub(crate) fn receive<B>(&self, request: &mut Request<B>) -> Result<Option<Place>, Error> {
-        if self.asks.load(Relaxed) { self.apply(request) } else { Ok(None) }
+    pub(crate) fn receive<B>(
+        &self,
+        request: &mut Request<B>,
+        started: Timestamp,
+    ) -> Result<Option<Place>, Error> {
+        if self.asks.load(Relaxed) { self.apply(request, started) } else { Ok(None) }
     }
 
-    fn apply<B>(&self, request: &mut Request<B>) -> Result<Option<Place>, Error> {
+    fn apply<B>(
+        &self,
+        request: &mut Request<B>,
+        started: Timestamp,
+    ) -> Result<Option<Place>, Error> {
         let policy = self.policy.load();
         let place = match policy.max_requests {
             Some(limit) => {
@@ -98,7 +104,7 @@ impl Inbound {
             let told = request.headers().get(EXPECTED_TIMEOUT);
             let told = told.and_then(|told| parse_expected_timeout(told.as_bytes()).ok()?);
             let timeout = told.map_or(own, |told| told.min(own));
-            request.extensions_mut().insert(Expiry(clock::now() + timeout));
+            request.extensions_mut().insert(Expiry(started + timeout));
         }
         Ok(place)
     }
@@ -162,6 +168,7 @@ mod tests {
     use super::*;
     use mesh_core::ErrorKind;
     use mesh_core::config::Source;
+    use mesh_tower::clock;
     use mesh_tower::telemetry::Metrics;
 
     const MS: Duration = Duration::from_millis(1);
@@ -198,7 +205,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_asks_nothing_leaves_a_call_alone() {
         let mut request = request(&TOLD);
-        let place = inbound(|policy| policy.drain_timeout = MS).receive(&mut request).unwrap();
+        let place = inbound(|policy| policy.drain_timeout = MS)
+            .receive(&mut request, clock::now())
+            .unwrap();
         assert!(place.is_none() && request.extensions().is_empty());
         assert_eq!(request.headers().len(), TOLD.len());
     }
@@ -206,7 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_an_untrusted_caller_neither_deadline_nor_trace_is_left() {
         let mut request = request(&TOLD);
-        inbound(|policy| policy.trust_callers = false).receive(&mut request).unwrap();
+        inbound(|policy| policy.trust_callers = false).receive(&mut request, clock::now()).unwrap();
         let left: Vec<_> = request.headers().keys().collect();
         assert_eq!(left, ["x-request-id"]);
     }
@@ -219,7 +228,7 @@ mod tests {
                 policy.trust_callers = trusted;
             });
             let mut request = request(&TOLD);
-            inbound.receive(&mut request).unwrap();
+            inbound.receive(&mut request, clock::now()).unwrap();
             let expiry = request.extensions().get::<Expiry>().copied();
             assert_eq!(expiry, Some(Expiry(clock::now() + expected * MS)), "{trusted} {ours}");
         }
@@ -228,13 +237,13 @@ mod tests {
     #[test]
     fn shed_calls_are_counted_and_a_new_limit_counts_those_being_served() {
         let inbound = inbound(|policy| policy.max_requests = Some(2));
-        let _first = inbound.receive(&mut request(&[])).unwrap();
-        let second = inbound.receive(&mut request(&[])).unwrap();
+        let _first = inbound.receive(&mut request(&[]), clock::now()).unwrap();
+        let second = inbound.receive(&mut request(&[]), clock::now()).unwrap();
         inbound.set(&policy(|policy| policy.max_requests = Some(1)));
         drop(second);
-        assert!(inbound.receive(&mut request(&[])).is_err());
+        assert!(inbound.receive(&mut request(&[]), clock::now()).is_err());
         inbound.set(&policy(|policy| policy.max_requests = Some(2)));
-        assert!(inbound.receive(&mut request(&[])).is_ok());
+        assert!(inbound.receive(&mut request(&[]), clock::now()).is_ok());
         assert_eq!(inbound.metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::Shed, 1)]);
     }
 

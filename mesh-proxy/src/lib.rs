@@ -15,7 +15,7 @@
 //! | `path`, `hygiene` | one canonical form for what is passed on |
 //! | `inbound` | the `ServerPolicy` of what is listened for |
 //! | `body`, `tunnel` | bytes on their way through |
-//! | `access_log`, `counters` | what is told about it |
+//! | `served`, `access_log`, `counters` | what is told about it |
 //! | `upstream` | where it goes: the mesh's channel |
 //! | `admin` | pages for people and scrapers |
 //! | `drain` | the end |
@@ -39,6 +39,7 @@ mod path;
 mod proxy;
 mod reload;
 mod run;
+mod served;
 mod tunnel;
 mod upstream;
 mod worker;

@@ -4,6 +4,7 @@
 //! connections over them, and a connection never leaves the worker that accepted it.
 
 use crate::connection::{Dial, Serving};
+use crate::http::Stack;
 use ::http::{Request, Response};
 use bytes::Bytes;
 use mesh_core::Error;
@@ -63,7 +64,11 @@ pub(crate) async fn accept<S, B, T>(
     serving: Serving<S, T>,
     removed: impl Future<Output = ()>,
 ) where
-    S: Service<Request<Body>, Response = Response<B>, Error = Error> + Clone + Send + 'static,
+    S: Stack
+        + Service<Request<Body>, Response = Response<B>, Error = Error>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

@@ -134,6 +134,7 @@ impl Proxy {
             let common = Common {
                 log: log.clone(),
                 counters: Arc::clone(&counters),
+                metrics: Arc::clone(mesh.metrics().server()),
                 draining: Draining::default(),
             };
             workers.push(Worker::start(index, common, Limits::default())?);

@@ -1,0 +1,153 @@
+//! Served: one request, from its head to the end of its answer, told once when that is over.
+//!
+//! What is told, and to whom:
+//!
+//! | end | `http.server.request.duration` | access log |
+//! |---|---|---|
+//! | the endpoint's answer went out whole | its status | its status |
+//! | an answer of our own | its status, and our flag as `error.type` | the same |
+//! | the endpoint broke the answer off | the error's flag | its status and that flag |
+//! | the client went away first | `downstream_connection_termination` | the same |
+//!
+//! A gRPC call also counts in `rpc.server.call.duration`, by the status in its trailers.
+//!
+//! Cost: the clock is read at the head, for the stack below as well, and at the end. The access log
+//! has a box of its own where it is on; nothing else here is allocated.
+//!
+//! What the HTTP engine cannot read as a request is none: that counts in `mesh_proxy_rejected` only.
+
+use crate::access_log::{self, Ended};
+use crate::http::Common;
+use ::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use http_body::Frame;
+use mesh_core::{Error, ErrorKind, GrpcCode, Timestamp};
+use mesh_tower::telemetry::{End, MethodLabel};
+use mesh_tower::{BoxError, clock};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// One request being served. Dropping it tells of it.
+pub(crate) struct Served {
+    common: Arc<Common>,
+    started: Timestamp,
+    method: MethodLabel,
+    grpc: bool,
+    /// Whether its answer has no body, whatever the head says.
+    bodiless: bool,
+    /// Of the answer; `None` while there is none.
+    status: Option<StatusCode>,
+    code: Option<GrpcCode>,
+    error: Option<ErrorKind>,
+    /// Whether the answer is ours.
+    own: bool,
+    /// All of the answer has been handed over; if not, the client went away.
+    complete: bool,
+    line: Option<Box<access_log::Line>>,
+}
+
+impl Served {
+    /// A request whose head is here.
+    pub(crate) fn begin<B>(common: &Arc<Common>, request: &Request<B>, client: SocketAddr) -> Self {
+        Self {
+            common: Arc::clone(common),
+            started: clock::now(),
+            method: request.method().into(),
+            grpc: mesh_core::is_grpc(request.headers()),
+            bodiless: request.method() == Method::HEAD,
+            status: None,
+            code: None,
+            error: None,
+            own: false,
+            complete: false,
+            line: common.log.as_ref().map(|log| log.line(request, client)),
+        }
+    }
+
+    /// When its head was here.
+    pub(crate) const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    pub(crate) const fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    /// The endpoint answered; `whole` if its answer ends with the head.
+    pub(crate) fn head<B>(&mut self, response: &Response<B>, whole: bool) {
+        let status = response.status();
+        self.status = Some(status);
+        self.complete = whole || self.bodiless;
+        if self.grpc {
+            let unsaid = || (status != StatusCode::OK).then(|| GrpcCode::from_http(status));
+            self.code = GrpcCode::from_headers(response.headers()).or_else(unsaid);
+        }
+    }
+
+    /// We answer, because of an error.
+    pub(crate) fn answer(&mut self, error: &Error, status: StatusCode) {
+        self.status = Some(status);
+        self.code = Some(error.grpc_code());
+        self.error = Some(error.kind());
+        self.own = true;
+    }
+
+    /// A part of the answer's body, or why there will be no more of it; `last` if it is the end.
+    pub(crate) fn frame(&mut self, frame: &Result<Frame<Bytes>, BoxError>, last: bool) {
+        match frame {
+            Ok(frame) => {
+                if let (Some(line), Some(data)) = (&mut self.line, frame.data_ref()) {
+                    line.sent(data.len());
+                }
+                if let (true, Some(trailers)) = (self.grpc, frame.trailers_ref()) {
+                    self.code = GrpcCode::from_headers(trailers).or(self.code);
+                }
+                self.complete |= last;
+            }
+            Err(error) => {
+                let error = error.downcast_ref::<Error>();
+                self.error = Some(error.map_or(ErrorKind::ConnectionClosed, Error::kind));
+                self.code = Some(error.map_or(GrpcCode::UNAVAILABLE, Error::grpc_code));
+            }
+        }
+    }
+
+    /// The answer's body is over.
+    pub(crate) const fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let took = clock::now().since(self.started);
+        let gone = !self.complete && self.error.is_none();
+        let error = if gone { Some(ErrorKind::CallerGone) } else { self.error };
+        let end = match (error, self.status) {
+            (Some(kind), Some(status)) if self.own => End::Answered(kind, status),
+            (Some(kind), _) => End::Error(kind),
+            (None, Some(status)) => End::Status(status),
+            (None, None) => End::Other,
+        };
+        self.common.metrics.request_ended(self.method, end, took);
+        let unsaid = if gone { GrpcCode::CANCELLED } else { GrpcCode::UNKNOWN };
+        let code = self.grpc.then_some(self.code.unwrap_or(unsaid));
+        if let Some(code) = code {
+            self.common.metrics.rpc_ended(code, took);
+        }
+        if let Some(line) = self.line.take() {
+            line.write(&Ended { status: self.status, code, error, took });
+        }
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served").field("status", &self.status).finish_non_exhaustive()
+    }
+}

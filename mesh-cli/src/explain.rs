@@ -1,10 +1,11 @@
 //! `mesh explain`: why a request goes where it goes.
 
-use crate::load::load;
+use crate::load::{LoadError, load};
 use crate::{Output, print, print_json};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use mesh_core::explain::explain;
 use mesh_core::route::RouteRequest;
+use mesh_core::snapshot::Snapshot;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,6 +45,10 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     let snapshot = match load(&args.config) {
         Ok((_, snapshot)) => snapshot,
+        Err(LoadError::NoFile) => {
+            eprintln!("note: no configuration file was found: this is what holds without one");
+            Snapshot::empty()
+        }
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
@@ -61,12 +66,13 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         args.url.query(),
         &headers,
     );
-    let told = explain(&snapshot, &request, |_| None);
+    let https = args.url.scheme() == Some(&http::uri::Scheme::HTTPS);
+    let told = explain(&snapshot, &request, https, |_| None);
     match args.output {
         Output::Json => {
             print_json(&told);
         }
         Output::Text => print(&told.to_string()),
     }
-    if told.route.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if told.is_sent() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

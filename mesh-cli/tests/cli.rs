@@ -106,9 +106,12 @@ fn explain_tells_route_destination_and_candidates() {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     let told = mesh(&["explain", "GET", "http://other/", "--config", "-", "-o", "json"], &config);
-    assert_eq!(told.status.code(), Some(1));
+    assert_eq!(told.status.code(), Some(0), "it is called by its DNS name");
     let json: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
     assert_eq!(json["unrouted"], "nothing is configured for this host");
+    assert_eq!(json["destinations"][0]["endpoints"], "dns://other:80");
+    let url = "http://inventory/%2fx";
+    assert_eq!(code(&["explain", "GET", url, "--config", "-"], &config), 1, "refused");
 }
 
 #[test]
@@ -141,6 +144,17 @@ fn files_are_found_by_the_same_rule_as_everywhere() {
     let user = folder.join("user").display().to_string();
     assert_eq!(check("XDG_CONFIG_HOME", &user), "fine: 2 objects\n");
     assert_eq!(check("MESH_CONFIG", "a.yaml,b.yaml"), "fine: 2 objects\n");
+    let told = Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(["explain", "GET", "http://anything/"])
+        .current_dir(&folder)
+        .env_clear()
+        .output()
+        .expect("it runs");
+    // Unless the machine has a configuration of its own, there is none.
+    if !std::path::Path::new("/etc/mesh/mesh.yaml").exists() {
+        assert_eq!(told.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&told.stdout).contains("dns://anything:80"));
+    }
     let said = check("MESH_CONFIG", "latin.yaml");
     assert!(said.contains("not UTF-8") && said.contains("latin.yaml:1:6"), "{said}");
     std::fs::remove_dir_all(folder).expect("removed");

@@ -9,7 +9,7 @@ use crate::endpoint::{EndpointSpec, Member};
 use crate::health::StateKind;
 use crate::name::DestinationName;
 use crate::policy::Policy;
-use crate::route::{self, Backend, RouteRequest, Rule};
+use crate::route::{self, Backend, RouteRequest, Rule, path};
 use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot, Unrouted};
 use crate::time::Timestamp;
 use serde::Serialize;
@@ -26,6 +26,10 @@ pub struct Explanation {
     pub route: Option<RouteExplained>,
     /// Why no rule takes it, if none does.
     pub unrouted: Option<String>,
+    /// Why it is refused, if it is, whatever the rules say.
+    pub refused: Option<String>,
+    /// What depends on who receives it.
+    pub notes: Vec<String>,
     /// The matches that were tried before, in order: the condition of each, which is not met.
     pub passed_over: Vec<RouteExplained>,
     /// Where it can go.
@@ -123,35 +127,115 @@ pub struct PolicyValue {
     pub origin: Origin,
 }
 
-/// Explains a request. `live` tells the endpoints of a destination that is in use; where it has
-/// none, those of the configuration are told.
+/// Explains a request, `https` or not. `live` tells the endpoints of a destination that is in use;
+/// where it has none, those of the configuration are told.
+///
+/// The path is matched as the proxy spells it ([`path::normalize`]). A host that nobody configured
+/// is told as what a linked mesh and an `Outbound` listener take it for: a DNS name.
 #[must_use]
 pub fn explain(
     snapshot: &Snapshot,
     request: &RouteRequest<'_>,
+    https: bool,
     live: impl Fn(&DestinationName) -> Option<Vec<Candidate>>,
 ) -> Explanation {
-    let (passed, found, unrouted) = match snapshot.entries(request.authority) {
-        None => (&[][..], None, Some(Unrouted::UnknownHost)),
-        Some(entries) => {
-            let (passed, found) = route::tried(entries, request);
-            let host = || route::canonical(request.authority).into();
-            (passed, found, found.is_none().then(|| Unrouted::NoMatch { host: host() }))
+    let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
+    let mut told = Explanation {
+        request: format!("{} {}{}{query}", request.method, request.authority, request.path),
+        route: None,
+        unrouted: None,
+        refused: None,
+        notes: Vec::new(),
+        passed_over: Vec::new(),
+        destinations: Vec::new(),
+    };
+    let normal = match path::normalize(request.path) {
+        Ok(normal) => normal,
+        Err(why) => {
+            told.refused = Some(format!("a proxy answers 400: {why}"));
+            return told;
         }
     };
-    let told = |entry: &route::Entry| RouteExplained {
-        rule: entry.rule.name.to_string(),
-        condition: entry.matched.to_string(),
-        origin: entry.rule.origin.clone(),
+    if let Some(normal) = &normal {
+        told.notes.push(format!(
+            "a proxy reads the path as {normal}, and so do we here; a linked mesh takes it as written"
+        ));
+    }
+    let request = RouteRequest { path: normal.as_deref().unwrap_or(request.path), ..*request };
+    let Some(entries) = snapshot.entries(request.authority) else {
+        told.unrouted = Some(Unrouted::UnknownHost.to_string());
+        told.unconfigured(snapshot, request.authority, https);
+        return told;
     };
-    let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
-    Explanation {
-        request: format!("{} {}{}{query}", request.method, request.authority, request.path),
-        route: found.map(told),
-        unrouted: unrouted.map(|unrouted| unrouted.to_string()),
-        passed_over: passed.iter().map(told).collect(),
-        destinations: found
-            .map_or_else(Vec::new, |entry| destinations(snapshot, &entry.rule, &live)),
+    let (passed, found) = route::tried(entries, &request);
+    told.passed_over = passed.iter().map(RouteExplained::of).collect();
+    match found {
+        None => {
+            let host = route::canonical(request.authority).into();
+            told.unrouted = Some(Unrouted::NoMatch { host }.to_string());
+        }
+        Some(entry) => {
+            told.route = Some(RouteExplained::of(entry));
+            told.destinations = destinations(snapshot, &entry.rule, &live);
+            if https {
+                told.refused = in_plain_text(&told.destinations);
+            }
+        }
+    }
+    told
+}
+
+/// Whether `https` is asked of a destination without TLS, which is refused.
+fn in_plain_text(destinations: &[DestinationExplained]) -> Option<String> {
+    let bare = destinations.iter().find(|known| !known.tls && known.percent > 0.0)?;
+    Some(format!(
+        "the request says https, but Service {} has no `tls` section; add one, or call it with http",
+        bare.name
+    ))
+}
+
+impl RouteExplained {
+    fn of(entry: &route::Entry) -> Self {
+        Self {
+            rule: entry.rule.name.to_string(),
+            condition: entry.matched.to_string(),
+            origin: entry.rule.origin.clone(),
+        }
+    }
+}
+
+impl Explanation {
+    /// Whether a call can be sent somewhere.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.refused.is_none() && self.destinations.iter().any(|known| known.percent > 0.0)
+    }
+
+    /// Tells what becomes of a host that nobody configured.
+    fn unconfigured(&mut self, snapshot: &Snapshot, authority: &str, https: bool) {
+        let policy = snapshot.default_policy();
+        match DestinationConfig::of_authority(authority, https, policy.clone()) {
+            Some(plain) => {
+                self.notes.push(
+                    "a linked mesh and an Outbound listener without `service` take the host for a DNS name"
+                        .to_owned(),
+                );
+                self.destinations.push(DestinationExplained {
+                    name: authority.to_owned(),
+                    percent: 100.0,
+                    endpoints: plain.endpoints.to_string(),
+                    tls: plain.tls.is_some(),
+                    origin: plain.origin,
+                    candidates: Vec::new(),
+                    policy: policy_values(policy, snapshot.default_origins()),
+                });
+            }
+            None => {
+                self.refused =
+                    Some(format!("`{}` is not host or host:port", authority.escape_debug()));
+            }
+        }
+        self.notes.push("an Inbound listener without `service` answers 404".to_owned());
     }
 }
 
@@ -274,6 +358,12 @@ impl fmt::Display for Explanation {
         if let Some(why) = &self.unrouted {
             writeln!(f, "route        none: {why}")?;
         }
+        if let Some(why) = &self.refused {
+            writeln!(f, "refused      {}", why.escape_debug())?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note         {}", note.escape_debug())?;
+        }
         for destination in &self.destinations {
             writeln!(f)?;
             destination.fmt(f)?;
@@ -335,11 +425,15 @@ spec:
 ";
 
     fn told(authority: &str, path: &str) -> Explanation {
+        by(false, authority, path)
+    }
+
+    fn by(https: bool, authority: &str, path: &str) -> Explanation {
         let documents = config::parse(&[Source::new("f.yaml", CONFIG)]).expect("valid");
         let snapshot = config::compile(&documents, 1).expect("valid");
         let headers = HeaderMap::new();
         let request = RouteRequest::new(authority, &Method::GET, path, None, &headers);
-        explain(&snapshot, &request, |_| None)
+        explain(&snapshot, &request, https, |_| None)
     }
 
     #[test]
@@ -370,7 +464,50 @@ spec:
 
     #[test]
     fn tells_why_there_is_no_route() {
-        assert!(told("a", "/z").to_string().contains("none: no rule of host `a` matches"));
-        assert!(told("b", "/").to_string().contains("none: nothing is configured for this host"));
+        let told = told("a", "/z");
+        assert!(told.to_string().contains("none: no rule of host `a` matches"));
+        assert!(!told.is_sent());
+    }
+
+    #[test]
+    fn a_host_that_nobody_configured_is_a_dns_name_with_the_default_policy() {
+        let told = told("b:8080", "/");
+        assert!(told.is_sent() && told.route.is_none());
+        let [plain] = &told.destinations[..] else { panic!("{told}") };
+        assert_eq!((&*plain.name, &*plain.endpoints, plain.tls), ("b:8080", "dns://b:8080", false));
+        let value = plain.policy.iter().find(|value| value.path == "timeouts.request");
+        assert_eq!(value.map(|value| value.value.to_string()).as_deref(), Some("\"15s\""));
+        let text = told.to_string();
+        for part in [
+            "none: nothing is configured for this host",
+            "an Outbound listener without `service` take the host for a DNS name",
+            "an Inbound listener without `service` answers 404",
+            "destination  b:8080 (default), 100.0 % of requests, plain text",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let secure = by(true, "b", "/");
+        let [plain] = &secure.destinations[..] else { panic!("{secure}") };
+        assert_eq!((&*plain.endpoints, plain.tls), ("dns://b:443", true));
+        assert!(!by(false, "user@b", "/").is_sent());
+    }
+
+    #[test]
+    fn https_to_a_service_without_tls_is_refused_as_by_a_call() {
+        let told = by(true, "a", "/x");
+        assert!(!told.is_sent());
+        assert!(told.to_string().contains("refused      the request says https"), "{told}");
+        assert!(by(false, "a", "/x").is_sent());
+    }
+
+    #[test]
+    fn the_path_is_matched_as_the_proxy_spells_it() {
+        let told = told("a", "/z/%2e%2e//y/./%7a");
+        assert_eq!(told.route.as_ref().map(|route| &*route.rule), Some("r/1"), "{told}");
+        assert!(told.to_string().contains("a proxy reads the path as /y/z"), "{told}");
+        assert_eq!(self::told("a", "/y/z").notes, <[String; 0]>::default());
+        let refused = self::told("a", "/y%2fz");
+        assert!(refused.route.is_none() && !refused.is_sent());
+        assert!(refused.to_string().contains("a proxy answers 400: the path has"), "{refused}");
     }
 }

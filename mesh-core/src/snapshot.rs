@@ -245,6 +245,19 @@ pub struct DestinationConfig {
 }
 
 impl DestinationConfig {
+    /// What an authority without configuration gets: the host as a DNS name, with the port that is
+    /// written or that of the scheme (80, `https` 443), and TLS for `https`. `None`: the authority
+    /// is not `host` or `host:port`.
+    #[must_use]
+    pub fn of_authority(authority: &str, https: bool, policy: Arc<Policy>) -> Option<Self> {
+        let (host, port) = host_and_port(authority, if https { 443 } else { 80 })?;
+        let mut config = Self::plain(host, port, policy);
+        if https {
+            config.tls = Some(TlsConfig::for_host(host));
+        }
+        Some(config)
+    }
+
     /// What a host without configuration gets: its DNS name and a port.
     ///
     /// A host whose first labels make no destination name is called `plain`.
@@ -261,6 +274,16 @@ impl DestinationConfig {
             origins: Arc::default(),
         }
     }
+}
+
+/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
+fn host_and_port(authority: &str, default: u16) -> Option<(&str, u16)> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+        _ => (authority, default),
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    (!host.is_empty() && !authority.contains('@')).then_some((host, port))
 }
 
 /// Where endpoints come from.

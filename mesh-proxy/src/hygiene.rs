@@ -1,7 +1,7 @@
 //! Hygiene: what comes in is either refused or leaves us in one canonical form.
 //!
 //! - *Target and authority*: one valid `Host`, or the target's own authority, which wins; origin
-//!   form on the way out; no userinfo; the path in its one spelling ([`crate::path`]).
+//!   form on the way out; no userinfo; the path in its one spelling ([`path`]).
 //! - *Hop by hop*: the fields that `Connection` lists, `Connection` itself and its relatives end
 //!   here; `Upgrade` goes on only where it is asked for properly, and never for `h2c`; `TE` only
 //!   as `trailers`.
@@ -16,13 +16,13 @@
 //!
 //! Source: RFC 9110 sections 7.2 and 7.6, RFC 9112 section 3.2, RFC 9113 section 8.
 
-use crate::path;
 use ::http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
     TE, TRANSFER_ENCODING, UPGRADE,
 };
 use ::http::uri::{Authority, PathAndQuery, Scheme};
 use ::http::{Method, Request, Response, StatusCode, Uri, Version};
+use mesh_core::route::path;
 use mesh_tower::listen::Peer;
 use std::borrow::Cow;
 use std::net::SocketAddr;

@@ -35,7 +35,6 @@ mod http;
 mod hygiene;
 mod inbound;
 mod listener;
-mod path;
 mod proxy;
 mod reload;
 mod run;

@@ -18,9 +18,7 @@ use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
 use mesh_core::route::RouteRequest;
-use mesh_core::snapshot::{
-    DestinationConfig, DestinationId, Routed, Snapshot, TlsConfig, Unrouted,
-};
+use mesh_core::snapshot::{DestinationConfig, DestinationId, Routed, Snapshot, Unrouted};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap, Timestamp};
 use mesh_discovery::config_files;
 use parking_lot::Mutex;
@@ -417,7 +415,8 @@ impl Shared {
                 if *destination.policy() == **policy {
                     continue;
                 }
-                let Ok(config) = plain_config(authority, https, policy.clone()) else { continue };
+                let config = DestinationConfig::of_authority(authority, https, policy.clone());
+                let Some(config) = config else { continue };
                 match connect_settings(&config) {
                     Ok(connect) => destination.reconfigure(&config, connect),
                     Err(error) => tracing::warn!(
@@ -436,7 +435,10 @@ impl Shared {
             return Ok(found.clone());
         }
         let policy = self.live.load().snapshot.default_policy().clone();
-        let config = plain_config(authority, https, policy)?;
+        let Some(config) = DestinationConfig::of_authority(authority, https, policy) else {
+            let reason = format!("`{}` is not host or host:port", authority.escape_debug());
+            return Err(Error::new(ErrorKind::NoRoute, reason));
+        };
         if self.plain.iter().map(|known| known.load().len()).sum::<usize>() >= PLAIN_LIMIT {
             return Err(Error::new(
                 ErrorKind::NoDestination,
@@ -488,20 +490,6 @@ fn new_call<B>(
     call
 }
 
-/// The configuration of an authority that has none.
-fn plain_config(
-    authority: &str,
-    https: bool,
-    policy: Arc<Policy>,
-) -> Result<DestinationConfig, Error> {
-    let (host, port) = host_and_port(authority, if https { 443 } else { 80 })?;
-    let mut config = DestinationConfig::plain(host, port, policy);
-    if https {
-        config.tls = Some(TlsConfig::for_host(host));
-    }
-    Ok(config)
-}
-
 /// How to connect to the endpoints of a destination.
 fn connect_settings(config: &DestinationConfig) -> Result<Arc<connect::Settings>, tls::LoadError> {
     let tls = match &config.tls {
@@ -517,22 +505,6 @@ fn located(config: &DestinationConfig, error: &tls::LoadError, sources: &[Source
     let what =
         format!("`{setting}` of Service `{}` cannot be used: {}", config.name, error.reason());
     Diagnostic::at(sources, &config.origins.of(&setting), what).with_help(error.help())
-}
-
-/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
-fn host_and_port(authority: &str, default: u16) -> Result<(&str, u16), Error> {
-    let invalid = || {
-        Error::new(
-            ErrorKind::NoRoute,
-            format!("`{}` is not host or host:port", authority.escape_debug()),
-        )
-    };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| invalid())?),
-        _ => (authority, default),
-    };
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    if host.is_empty() || authority.contains('@') { Err(invalid()) } else { Ok((host, port)) }
 }
 
 impl fmt::Debug for Mesh {

@@ -9,6 +9,7 @@
 mod check;
 mod host;
 mod matching;
+pub mod path;
 
 pub use check::{CheckError, Checked, check_route};
 pub(crate) use host::{HostTable, canonical, covers};

@@ -18,7 +18,7 @@ use std::fmt;
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub(crate) enum BadPath {
+pub enum BadPath {
     /// A slash or backslash that is escaped, or a backslash.
     HiddenSlash,
     /// A parameter, `;`.
@@ -46,11 +46,22 @@ impl fmt::Display for BadPath {
     }
 }
 
+impl std::error::Error for BadPath {}
+
 /// The one spelling of a path that begins with `/`; `None` if it is spelt so already.
+///
+/// ```
+/// use mesh_core::route::path::normalize;
+///
+/// assert_eq!(normalize("/x/%2e%2e/%61dmin")?.as_deref(), Some("/admin"));
+/// assert_eq!(normalize("/admin")?, None);
+/// assert!(normalize("/x%2f..%2fadmin").is_err());
+/// # Ok::<(), mesh_core::route::path::BadPath>(())
+/// ```
 ///
 /// # Errors
 /// When other parsers may read it differently.
-pub(crate) fn normalize(path: &str) -> Result<Option<String>, BadPath> {
+pub fn normalize(path: &str) -> Result<Option<String>, BadPath> {
     if is_plain(path.as_bytes()) {
         return Ok(None);
     }
@@ -205,7 +216,7 @@ mod tests {
             ("/a/%252e%252e/b", "/a/%252e%252e/b"),
             ("/public/..//admin", "/admin"),
         ] {
-            let normal = normalize(path).unwrap();
+            let normal = normalize(path).expect("fine");
             assert_eq!(normal.as_deref().unwrap_or(path), expected, "{path}");
             assert_eq!(normalize(expected), Ok(None), "not in its one spelling: {expected}");
         }
@@ -262,7 +273,7 @@ mod tests {
             "/x/./../admin",
         ];
         for spelling in spellings {
-            let normal = normalize(spelling).unwrap();
+            let normal = normalize(spelling).expect("fine");
             assert_eq!(normal.as_deref().unwrap_or(spelling), "/admin", "{spelling}");
         }
         let refused = [

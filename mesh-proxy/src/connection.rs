@@ -21,7 +21,7 @@
 use crate::counters::Reject;
 use crate::detect::{Speaks, Takes, detect};
 use crate::drain::{Draining, Signal};
-use crate::gate::{Gate, Watch};
+use crate::gate::{Gate, LOOKS, Watch};
 use crate::http::{Common, Handler, Stack};
 use crate::hygiene::Edge;
 use crate::inbound::Inbound;
@@ -42,9 +42,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tower_service::Service;
-
-/// How often the timer looks within one idle timeout.
-const LOOKS: u32 = 5;
 
 /// How long a quiet HTTP/1 connection is kept once draining has started.
 const QUIET: Duration = Duration::from_secs(1);
@@ -139,7 +136,7 @@ where
                 }
             }
         };
-        let watch = Arc::new(Watch::default());
+        let watch = Arc::new(Watch::new(self.limits.idle));
         // What drives each protocol is boxed, so that the task of a connection is not as large as
         // the largest of them: it is copied several times on its way into the runtime.
         match speaks {
@@ -160,16 +157,12 @@ where
         let mut io = Gate::open(io, ahead, Arc::clone(&watch));
         match self.tcp.dial().await {
             Ok(mut endpoint) => {
-                let relayed = tunnel::relay(&mut io, &mut endpoint);
-                let idle = until_idle(&watch, self.limits.idle);
-                tokio::select! {
-                    result = relayed => if let Err(error) = result {
-                        tracing::debug!(%error, client = %peer.address(), "relay broke");
-                    },
-                    () = idle => self.common.counters.reject(Reject::Slow),
-                }
+                tunnel::watched(&mut io, &mut endpoint, &watch, &self.common.counters).await;
             }
-            Err(error) => tracing::warn!(%error, "no endpoint for a connection"),
+            // The destination has warned of what it lacks, once.
+            Err(error) => {
+                tracing::debug!(%error, client = %peer.address(), "no endpoint for a connection");
+            }
         }
     }
 
@@ -298,15 +291,6 @@ async fn first_bytes(
             common.counters.reject(Reject::Slow);
             None
         }
-    }
-}
-
-/// Resolves when nothing has moved for about `idle`.
-async fn until_idle(watch: &Watch, idle: Duration) {
-    let mut quiet = 0;
-    while quiet < LOOKS {
-        sleep(idle / LOOKS).await;
-        quiet = if watch.take_activity() { 0 } else { quiet + 1 };
     }
 }
 
@@ -469,6 +453,9 @@ mod tests {
         }
 
         fn call(&mut self, request: Request<Body>) -> Self::Future {
+            if request.uri().path() == "/switch" {
+                return Box::pin(switched());
+            }
             let slow = request.uri().path() == "/slow";
             if request.uri().path() == "/panic" {
                 panic!("as asked");
@@ -486,6 +473,29 @@ mod tests {
         fn call_at(&mut self, request: Request<Body>, _: Timestamp) -> Self::Future {
             self.call(request)
         }
+    }
+
+    /// The answer of an endpoint that switches to a protocol in which it repeats what it is sent.
+    async fn switched() -> Result<Response<Full<Bytes>>, Error> {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(far.read_u8().await?);
+            }
+            let answer =
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+            far.write_all(answer).await?;
+            let (mut from, mut to) = tokio::io::split(far);
+            tokio::io::copy(&mut from, &mut to).await
+        });
+        let connecting = hyper::client::conn::http1::handshake(TokioIo::new(near));
+        let (mut sender, connection) = connecting.await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::get("/").header("connection", "upgrade").header("upgrade", "echo");
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        Ok(response.map(|_| Full::new(Bytes::new())))
     }
 
     /// Answers whatever it is given with `endpoint: ` and the same.
@@ -689,6 +699,35 @@ mod tests {
         let (took, said) = until_closed(&mut client).await;
         assert_eq!(said.matches("200 OK").count(), 10, "a thousand seconds, never idle for long");
         assert!((200..=260).contains(&took.as_secs()), "{took:?} after the last hundred");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgraded_connection_is_counted_and_ends_when_it_is_idle() {
+        let (mut client, common) = connect();
+        let ask =
+            b"GET /switch HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        client.write_all(ask).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", head.escape_ascii());
+        for _ in 0..10 {
+            sleep(Duration::from_secs(100)).await;
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), b'x', "never idle for long");
+            assert_eq!(common.counters.open(), 1);
+        }
+        let (took, said) = until_closed(&mut client).await;
+        assert!((300..=360).contains(&took.as_secs()), "{took:?} after the last byte");
+        assert_eq!(said, "");
+        assert_eq!(slow_clients(&common), 1);
+        let ended = async {
+            while common.counters.open() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(1), ended).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

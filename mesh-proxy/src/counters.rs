@@ -2,6 +2,7 @@
 //! can make a series.
 
 use crate::framing::Violation;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Why something was refused before it reached the stack.
@@ -33,7 +34,17 @@ pub(crate) struct Counters {
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
     /// Connections open now.
-    pub(crate) open: AtomicU64,
+    open: AtomicU64,
+}
+
+/// A connection that is counted as open until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<Counters>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Counters {
@@ -49,6 +60,17 @@ impl Counters {
         if let Some(counter) = counter {
             counter.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts a connection as open.
+    pub(crate) fn enter(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Relaxed);
+        Open(Arc::clone(self))
+    }
+
+    /// Connections open now.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Relaxed)
     }
 
     /// Every reason with its count.

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
 
 /// What no HTTP/1 parser lets pass, in any place of a head; the empty line makes a parser look
 /// that waits for the end of the head.
@@ -40,6 +41,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// Longest wait for them.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How often a timer looks within one idle timeout.
+pub(crate) const LOOKS: u32 = 5;
+
 /// The decision about a requested switch of protocols.
 const OPEN: u8 = 0;
 const STAY: u8 = 1;
@@ -49,6 +53,8 @@ const SWITCH: u8 = 2;
 /// [`Timestamp`]; 0 is none.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
+    /// How long nothing may move.
+    idle: Duration,
     /// Number of the head that must be refused, counted from 1; 0 while there is none.
     refused: AtomicU64,
     why: Mutex<Option<Violation>>,
@@ -63,6 +69,20 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Of a connection that may be idle so long.
+    pub(crate) fn new(idle: Duration) -> Self {
+        Self { idle, ..Self::default() }
+    }
+
+    /// Resolves when nothing has moved for about as long as may be.
+    pub(crate) async fn until_idle(&self) {
+        let mut quiet = 0;
+        while quiet < LOOKS {
+            sleep(self.idle / LOOKS).await;
+            quiet = if self.take_activity() { 0 } else { quiet + 1 };
+        }
+    }
+
     /// Why the head of the given number, counted from 1, must be refused.
     pub(crate) fn refusal(&self, head: u64) -> Option<Violation> {
         if self.refused.load(Relaxed) == head { *self.why.lock() } else { None }

@@ -290,10 +290,12 @@ impl Rest {
             let endpoint = response.extensions_mut().remove::<OnUpgrade>();
             let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if let (Some(endpoint), true) = (endpoint, switching) {
-                let open = (served.common().draining.enter(), place.take());
+                let counters = Arc::clone(&served.common().counters);
+                let guards = (served.common().draining.enter(), counters.enter(), place.take());
+                let watch = Arc::clone(&self.watch);
                 tokio::spawn(async move {
-                    tunnel::upgraded(client, endpoint).await;
-                    drop(open);
+                    tunnel::upgraded(client, endpoint, &watch, &counters).await;
+                    drop(guards);
                 });
                 self.watch.decide(self.number, true);
             } else {

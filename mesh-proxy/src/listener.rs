@@ -101,12 +101,11 @@ pub(crate) async fn accept<S, B, T>(
         let serving = serving.clone();
         let open = serving.draining.enter();
         tokio::spawn(async move {
-            let counters = std::sync::Arc::clone(&serving.common.counters);
+            let counters = &serving.common.counters;
             counters.accepted.fetch_add(1, Relaxed);
-            counters.open.fetch_add(1, Relaxed);
+            let open = (open, counters.enter());
             let peer = connection.peer().clone();
             serving.serve(connection, peer, tls).await;
-            counters.open.fetch_sub(1, Relaxed);
             drop(open);
         });
     }

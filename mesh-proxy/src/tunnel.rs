@@ -6,6 +6,8 @@
 //! The buffer, [`BUFFER`] bytes for each direction, is larger than tokio's default: at 8 KiB a
 //! relay costs twice as much CPU per byte.
 
+use crate::counters::{Counters, Reject};
+use crate::gate::Watch;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -25,8 +27,29 @@ pub(crate) async fn relay(
     copy_bidirectional_with_sizes(client, endpoint, BUFFER, BUFFER).await
 }
 
+/// Relays until both sides have ended, or nothing has moved for as long as the client's gate
+/// allows: a side that is gone without a word must not be waited for.
+pub(crate) async fn watched(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    endpoint: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    watch: &Watch,
+    counters: &Counters,
+) {
+    tokio::select! {
+        result = relay(client, endpoint) => if let Err(error) = result {
+            tracing::debug!(%error, "a relay broke");
+        },
+        () = watch.until_idle() => counters.reject(Reject::Slow),
+    }
+}
+
 /// Relays between two connections that have switched protocols, once both have.
-pub(crate) async fn upgraded(client: OnUpgrade, endpoint: OnUpgrade) {
+pub(crate) async fn upgraded(
+    client: OnUpgrade,
+    endpoint: OnUpgrade,
+    watch: &Watch,
+    counters: &Counters,
+) {
     let (client, endpoint) = match tokio::try_join!(client, endpoint) {
         Ok(both) => both,
         Err(error) => {
@@ -35,9 +58,7 @@ pub(crate) async fn upgraded(client: OnUpgrade, endpoint: OnUpgrade) {
         }
     };
     let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
-    if let Err(error) = relay(&mut client, &mut endpoint).await {
-        tracing::debug!(%error, "an upgraded connection broke");
-    }
+    watched(&mut client, &mut endpoint, watch, counters).await;
 }
 
 #[cfg(test)]

@@ -298,6 +298,36 @@ async fn promtool_finds_nothing_to_say_of_the_metrics() {
     assert!(page.contains("mesh_build_info{version="), "{page}");
 }
 
+#[tokio::test]
+async fn upgraded_connections_are_seen_while_they_are_open() {
+    let endpoint = Recorder::start().await;
+    let upstream = endpoint.address().to_string();
+    let process = Process::start(&["--listen", "127.0.0.1:0", "--upstream", &upstream]);
+    let mut tunnels = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(process.proxy).await.unwrap();
+        let ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nx";
+        stream.write_all(ask).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nx") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed early");
+        }
+        tunnels.push(stream);
+    }
+    let open = |count: usize| {
+        (
+            format!("{count} in flight, {count} connections"),
+            format!("mesh_proxy_connections_open {count}\n"),
+        )
+    };
+    for count in [2, 0] {
+        let (endpoints, metrics) = open(count);
+        until(&process, "/endpoints", |page| page.contains(&endpoints)).await;
+        until(&process, "/metrics", |page| page.contains(&metrics)).await;
+        tunnels.clear();
+    }
+}
+
 #[test]
 fn flags_are_printed_as_yaml() {
     let flags = ["--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1", "--print-config"];

@@ -23,7 +23,7 @@
 use crate::body::{Body, BoxError};
 use crate::call::{self, Call, Tried};
 use crate::clock;
-use crate::connect::{ResponseBody, Sending};
+use crate::connect::{Held, ResponseBody, Sending};
 use crate::destination::{Destination, Endpoint, Unpicked};
 use crate::ticket::{Counted, Ticket};
 use crate::workers::Worker;
@@ -205,7 +205,14 @@ fn answered(
         // Only a failure is ever retried, so only then is it worth an allocation.
         response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));
     }
-    response.map(|body| Counted::new(body, ticket))
+    match response.extensions_mut().remove::<Held>() {
+        // The attempt lasts as long as the stream that it was upgraded to.
+        Some(held) => {
+            held.keep(ticket);
+            response.map(Counted::over)
+        }
+        None => response.map(|body| Counted::new(body, ticket)),
+    }
 }
 
 /// The error, after the endpoint and those that wait for it have learnt of it.

@@ -11,6 +11,8 @@
 //! | dropped without a head, its time over | a timeout |
 //! | dropped before the end otherwise | only that it ended: the caller went away |
 //!
+//! The ticket of a connection that is upgraded to another protocol lasts as long as the connection.
+//!
 //! A failure enters the load as a penalty (5 s, or what the server asked for) instead of its
 //! latency, so that an endpoint that fails fast does not look fast. Source: linkerd2-proxy's load
 //! biaser; the formula is in [`mesh_core::load`].
@@ -197,6 +199,11 @@ pin_project! {
 impl<B> Counted<B> {
     pub(crate) const fn new(inner: B, ticket: Ticket) -> Self {
         Self { inner, ticket: Some(ticket) }
+    }
+
+    /// The body of a response whose ticket something else keeps.
+    pub(crate) const fn over(inner: B) -> Self {
+        Self { inner, ticket: None }
     }
 }
 

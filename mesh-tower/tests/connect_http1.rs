@@ -454,13 +454,17 @@ async fn an_upgraded_connection_is_a_stream_in_both_directions() {
     let mut request = get("/");
     request.headers_mut().insert(header::UPGRADE, "echo".parse().expect("valid"));
     request.headers_mut().insert(header::CONNECTION, "upgrade".parse().expect("valid"));
-    let response = send(&connections(address), request).await.expect("a response");
+    let connections = connections(address);
+    let response = send(&connections, request).await.expect("a response");
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     let mut stream = TokioIo::new(soon(hyper::upgrade::on(response)).await.expect("a stream"));
     stream.write_all(b"hello").await.expect("written");
     let mut echo = [0; 5];
     soon(stream.read_exact(&mut echo)).await.expect("echoed");
     assert_eq!(&echo, b"hello");
+    assert_eq!((connections.counts().active, connections.counts().connections()), (1, 1));
+    drop(stream);
+    assert_eq!(connections.counts().connections(), 0);
 }
 
 #[tokio::test]

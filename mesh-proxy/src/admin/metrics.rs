@@ -55,7 +55,7 @@ fn own(text: &mut String, proxy: &Proxy, open: bool) -> std::fmt::Result {
     writeln!(
         text,
         "# HELP mesh_proxy_connections_open Connections open now.\n# TYPE mesh_proxy_connections_open gauge\nmesh_proxy_connections_open {}",
-        counters.open.load(Relaxed)
+        counters.open()
     )?;
     if let Some(bytes) = resident_memory() {
         writeln!(

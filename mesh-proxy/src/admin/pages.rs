@@ -21,7 +21,7 @@ pub(super) async fn front(proxy: &Proxy) -> String {
         "mesh-proxy {}\n{}, {} connections open, {} accepted\n\n{}\n{}\nPages: /live /ready /metrics /config /endpoints; POST /drain /reload\n",
         env!("CARGO_PKG_VERSION"),
         if proxy.is_ready() { "ready" } else { "draining" },
-        counters.open.load(Relaxed),
+        counters.open(),
         counters.accepted.load(Relaxed),
         config(proxy).await.text,
         endpoints(proxy).text,

@@ -7,6 +7,7 @@
 //! Source: RFC 8305, sections 5 and 8 (Connection Attempt Delay).
 
 use super::caps::Permits;
+use super::held::Held;
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -32,6 +33,8 @@ pub struct Transport {
     kind: Kind,
     /// Its places under the limits of connections; fields drop in order, hence after the socket.
     permits: Option<Permits>,
+    /// What ends with it, where it carries HTTP/1.
+    held: Option<Held>,
 }
 
 enum Kind {
@@ -56,11 +59,16 @@ impl Transport {
         self.permits = permits;
         self
     }
+
+    /// A place for what ends with the stream.
+    pub(super) fn held(&mut self) -> Held {
+        self.held.get_or_insert_default().clone()
+    }
 }
 
 impl From<Kind> for Transport {
     fn from(kind: Kind) -> Self {
-        Self { kind, permits: None }
+        Self { kind, permits: None, held: None }
     }
 }
 

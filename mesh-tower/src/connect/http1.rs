@@ -25,6 +25,7 @@
 use super::body::ResponseBody;
 use super::dial::Transport;
 use super::error::{self, SendError};
+use super::held::Held;
 use super::relay::Relay;
 use super::{Connections, Settings, sending};
 use crate::body::{Body, BoxError};
@@ -58,14 +59,17 @@ pub(super) struct Pair {
     /// A streamed request body is not yet at its end.
     uploading: Arc<AtomicBool>,
     closed: bool,
+    /// What ends with the stream.
+    held: Held,
 }
 
 impl Pair {
     /// Starts HTTP/1 on a fresh transport.
     pub(super) async fn handshake(
-        transport: Transport,
+        mut transport: Transport,
         settings: &Settings,
     ) -> Result<Box<Self>, Error> {
+        let held = transport.held();
         let mut builder = Builder::new();
         builder.max_header_size(settings.max_response_head);
         let (sender, connection) =
@@ -73,7 +77,7 @@ impl Pair {
         let relay = Arc::new(Relay::default());
         let waker = Waker::from(Arc::clone(&relay));
         let uploading = Arc::new(AtomicBool::new(false));
-        Ok(Box::new(Self { sender, connection, relay, waker, uploading, closed: false }))
+        Ok(Box::new(Self { sender, connection, relay, waker, uploading, closed: false, held }))
     }
 
     /// Moves the connection on. Who then has to wait calls [`Pair::listen`].
@@ -163,16 +167,31 @@ impl Pool {
     }
 }
 
+/// Counts a connection that is in use.
+struct Active(Arc<Connections>);
+
+impl Active {
+    fn new(owner: &Arc<Connections>) -> Self {
+        owner.active.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(owner))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A connection in use by one exchange; dropping it closes the connection, which cancels.
 pub(super) struct Lease {
     pair: Option<Box<Pair>>,
-    owner: Arc<Connections>,
+    active: Active,
 }
 
 impl Lease {
     pub(super) fn new(pair: Box<Pair>, owner: &Arc<Connections>) -> Self {
-        owner.active.fetch_add(1, Ordering::Relaxed);
-        Self { pair: Some(pair), owner: Arc::clone(owner) }
+        Self { pair: Some(pair), active: Active::new(owner) }
     }
 
     /// The next frame of the response, driving the connection.
@@ -211,7 +230,7 @@ impl Lease {
         if let Some(mut pair) = self.pair.take()
             && (pair.is_idle() || pair.is_usable())
         {
-            self.owner.park(pair);
+            self.active.0.park(pair);
         }
     }
 
@@ -248,12 +267,6 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.owner.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Sends one request over `pair` and waits for the head of the response.
 ///
 /// # Errors
@@ -267,7 +280,7 @@ pub(super) fn exchange(
     canonical(&mut request, owner);
     let request = request.map(|body| Outgoing::new(body, &pair.uploading));
     if wants_upgrade(&request) {
-        return Box::pin(upgrade(pair, request));
+        return Box::pin(upgrade(owner.clone(), pair, request));
     }
     let response = pair.sender.try_send_request(request);
     Box::pin(Exchange { response, lease: Some(Lease::new(pair, owner)) })
@@ -323,18 +336,24 @@ where
 /// Sends a request after which the connection may stop to be HTTP: `Upgrade` or CONNECT.
 ///
 /// The connection becomes a task from the start, since hyper hands the raw stream over from
-/// there.
+/// there. The stream counts as in use until it is dropped; a response that hands it over brings
+/// its [`Held`], for whatever else lasts as long.
 async fn upgrade(
+    owner: Arc<Connections>,
     pair: Box<Pair>,
     request: Request<Outgoing>,
 ) -> Result<Response<ResponseBody>, SendError> {
-    let Pair { mut sender, connection, .. } = *pair;
+    let Pair { mut sender, connection, held, .. } = *pair;
+    held.keep(Active::new(&owner));
     let response = sender.try_send_request(request);
     let task = tokio::spawn(connection.with_upgrades()).abort_handle();
     match response.await {
-        Ok(response) => {
+        Ok(mut response) => {
             // Once the stream is handed over, its owner ends it.
             let handed_over = response.extensions().get::<OnUpgrade>().is_some();
+            if handed_over {
+                response.extensions_mut().insert(held);
+            }
             let task = (!handed_over).then_some(task);
             Ok(response.map(|incoming| ResponseBody::detached(incoming, task)))
         }

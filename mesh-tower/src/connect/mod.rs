@@ -11,6 +11,7 @@ mod body;
 mod caps;
 mod dial;
 mod error;
+mod held;
 mod http1;
 mod http2;
 mod relay;
@@ -21,6 +22,7 @@ pub use body::ResponseBody;
 pub(crate) use caps::Caps;
 pub use dial::{Dial, Dialing, Io, Tcp, Transport};
 pub use error::SendError;
+pub(crate) use held::Held;
 pub use mesh_core::policy::Protocol;
 pub use sending::Sending;
 pub use settings::Settings;
@@ -66,7 +68,7 @@ pub struct Connections {
     caps: Option<Caps>,
     idle: http1::Pool,
     http2: http2::Group,
-    /// HTTP/1 exchanges under way.
+    /// HTTP/1 exchanges under way, and connections that have left HTTP.
     active: AtomicUsize,
     /// The handshake chose HTTP/2 where both were offered.
     chose_http2: AtomicBool,
@@ -80,7 +82,7 @@ pub struct Connections {
 pub struct Counts {
     /// HTTP/1 connections without a call.
     pub idle: usize,
-    /// HTTP/1 connections with a call.
+    /// HTTP/1 connections with a call, or upgraded to another protocol.
     pub active: usize,
     /// HTTP/2 connections.
     pub http2: usize,

@@ -12,6 +12,7 @@ mod names;
 mod relay;
 mod retries;
 mod tls;
+mod upgrades;
 
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;

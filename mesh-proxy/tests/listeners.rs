@@ -3,9 +3,9 @@
 mod common;
 
 use common::recorder::Recorder;
-use common::{exchange, listener, proxy_of, route, service, statuses};
+use common::{File, echo, exchange, listener, proxy_of, read, route, service, statuses};
 use std::net::SocketAddr;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The status and the text of the answer to a GET.
@@ -63,10 +63,39 @@ async fn greeter(greeting: &'static [u8]) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, greeting).await;
+            let _ = stream.write_all(greeting).await;
         }
     });
     address
+}
+
+#[tokio::test]
+async fn a_reload_decides_anew_whether_bytes_are_taken() {
+    let http = service("cache", echo().await, "") + &listener("main", "auto", "cache");
+    let both = http.clone() + &route("TCPRoute", "r", "cache", "backendRefs: [{ name: cache }]");
+    let file = File::new(&both);
+    let proxy = file.proxy().await;
+    let relayed = proxy.addresses().await[0];
+    let answer = async |address| exchange_and_end(address, b"PING\r\n").await;
+    assert_eq!(answer(relayed).await, "PING\r\n");
+
+    file.set(&http);
+    proxy.reload().await.unwrap();
+    let refusing = proxy.addresses().await[0];
+    let refused = answer(refusing).await;
+    assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+
+    file.set(&both);
+    proxy.reload().await.unwrap();
+    assert_eq!(answer(proxy.addresses().await[0]).await, "PING\r\n");
+}
+
+/// Sends bytes, ends our side, and returns what comes back.
+async fn exchange_and_end(to: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream.shutdown().await.unwrap();
+    String::from_utf8(read(&mut stream).await).unwrap()
 }
 
 #[tokio::test]

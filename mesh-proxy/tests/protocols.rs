@@ -3,8 +3,7 @@
 mod common;
 
 use common::recorder::Recorder;
-use common::{SOON, exchange, listener, proxy, proxy_of, read, route, service, statuses};
-use std::net::SocketAddr;
+use common::{SOON, echo, exchange, listener, proxy, proxy_of, read, route, service, statuses};
 use std::process::Command;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use testkit::greeter::Hello;
@@ -91,22 +90,6 @@ async fn a_websocket_passes_both_ways() {
         assert!(echoed.unwrap().unwrap() == sent, "{size} bytes");
     }
     socket.close(None).await.unwrap();
-}
-
-/// An endpoint that answers with what it is sent.
-async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut from, mut to) = stream.split();
-                let _ = tokio::io::copy(&mut from, &mut to).await;
-                let _ = to.shutdown().await;
-            });
-        }
-    });
-    address
 }
 
 #[tokio::test]

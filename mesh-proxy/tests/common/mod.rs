@@ -7,10 +7,11 @@ pub(crate) mod recorder;
 use clap::Parser;
 use mesh_proxy::{Args, Proxy};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Longest a step of a test may take.
@@ -40,16 +41,39 @@ pub(crate) async fn proxy_to(upstream: &str, flags: &[&str]) -> (Proxy, SocketAd
     (proxy, address)
 }
 
+/// A configuration file, removed when dropped.
+pub(crate) struct File(PathBuf);
+
+impl File {
+    pub(crate) fn new(yaml: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mesh-proxy-{}-{number}.yaml", std::process::id());
+        let file = Self(std::env::temp_dir().join(name));
+        file.set(yaml);
+        file
+    }
+
+    pub(crate) fn set(&self, yaml: &str) {
+        std::fs::write(&self.0, yaml).unwrap();
+    }
+
+    /// A proxy in this process, with its listeners.
+    pub(crate) async fn proxy(&self) -> Proxy {
+        let given = ["mesh-proxy", "--workers", "1", "--config", self.0.to_str().unwrap()];
+        Proxy::start(Args::try_parse_from(given).unwrap()).await.unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// A proxy in this process, with the listeners of a file.
 pub(crate) async fn proxy_of(yaml: &str) -> (Proxy, Vec<SocketAddr>) {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("mesh-proxy-{}-{number}.yaml", std::process::id());
-    let file = std::env::temp_dir().join(name);
-    std::fs::write(&file, yaml).unwrap();
-    let given = ["mesh-proxy", "--workers", "1", "--config", file.to_str().unwrap()];
-    let proxy = Proxy::start(Args::try_parse_from(given).unwrap()).await.unwrap();
-    std::fs::remove_file(file).unwrap();
+    let proxy = File::new(yaml).proxy().await;
     let addresses = proxy.addresses().await;
     (proxy, addresses)
 }
@@ -76,6 +100,22 @@ pub(crate) fn route(kind: &str, name: &str, parent: &str, rule: &str) -> String 
         "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{ name: {name} }}\n\
          spec:\n  parentRefs: [{{ kind: Service, name: {parent} }}]\n  rules:\n  - {rule}\n"
     )
+}
+
+/// An endpoint that answers with what it is sent.
+pub(crate) async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+                let _ = to.shutdown().await;
+            });
+        }
+    });
+    address
 }
 
 /// Sends bytes as they are, ends our side, and returns all that comes back.

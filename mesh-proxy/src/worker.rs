@@ -96,7 +96,7 @@ fn serve(socket: Socket, common: &Arc<Common>, limits: Limits, draining: &Draini
     let opened = tokio::net::TcpListener::from_std(listener)
         .and_then(|socket| Listener::from_socket(socket, tls, &config));
     let listener = match opened {
-        Ok(listener) => listener,
+        Ok(listener) => listener.counted(Arc::clone(&common.metrics)),
         Err(error) => {
             tracing::error!(%error, "a listener could not be taken over");
             return;

@@ -20,6 +20,7 @@ mod handshake;
 
 pub use connection::{Connection, Peer};
 
+use crate::telemetry::ServerMetrics;
 use crate::tls;
 use futures_core::Stream;
 use handshake::Handshakes;
@@ -140,6 +141,15 @@ impl Listener {
             drain,
             pause: Pause::default(),
         })
+    }
+
+    /// Counts the TLS handshakes of its connections by result.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<ServerMetrics>) -> Self {
+        if let Some(handshakes) = &mut self.handshakes {
+            handshakes.count(metrics);
+        }
+        self
     }
 
     /// The address it listens on, with the port that `:0` picked.

@@ -186,7 +186,8 @@ impl Mesh {
     /// # Errors
     /// When the address cannot be bound; the message names it.
     pub async fn listen(&self, address: impl ToSocketAddrs + fmt::Debug) -> io::Result<Listener> {
-        Listener::bind(address, self.shared.server_tls.clone()).await
+        let listener = Listener::bind(address, self.shared.server_tls.clone()).await?;
+        Ok(listener.counted(Arc::clone(self.metrics().server())))
     }
 
     /// Puts a configuration in force, whole or not at all.

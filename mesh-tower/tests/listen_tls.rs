@@ -5,6 +5,7 @@ use axum::{Router, extract::ConnectInfo, routing::get};
 use mesh_tower::Listener;
 use mesh_tower::listen::{Config, Connection, Peer};
 use mesh_tower::server::{Context, ServerLayer};
+use mesh_tower::telemetry::Metrics;
 use mesh_tower::tls;
 use rustls::{CipherSuite, HandshakeKind, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -278,4 +279,37 @@ async fn an_axum_handler_knows_who_calls() {
     let mut answer = String::new();
     timeout(LIMIT, client.read_to_string(&mut answer)).await.expect("in time").expect("complete");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(CLIENT), "{answer}");
+}
+
+#[tokio::test]
+async fn handshakes_are_counted_by_result() {
+    let setup = Setup::new();
+    let metrics = Metrics::new();
+    let listener = setup.listener(|config| config.handshake_timeout = Duration::from_millis(200));
+    let mut listener = listener.await.counted(metrics.server().clone());
+    let address = listener.local_addr();
+    let stranger = Authority::new("another root").issue(&[CLIENT]);
+    let friend = setup.client();
+    let count = || {
+        let all: Vec<_> = metrics.server().handshakes().collect();
+        all.into_iter().map(|(how, count)| (how.as_str(), count)).collect::<Vec<_>>()
+    };
+
+    let clients = async {
+        for leaf in [None, Some(&stranger)] {
+            let refused = async { setup.connect(address, leaf).await?.read_u8().await };
+            assert!(timeout(LIMIT, refused).await.expect("judged").is_err());
+        }
+        let mut plain = TcpStream::connect(address).await.expect("open");
+        plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("open");
+        // Answered with an alert, then closed.
+        let mut rest = Vec::new();
+        let _ = timeout(LIMIT, plain.read_to_end(&mut rest)).await.expect("closed");
+        let mut silent = TcpStream::connect(address).await.expect("open");
+        let _ = timeout(LIMIT, silent.read_to_end(&mut rest)).await.expect("closed");
+        setup.connect(address, Some(&friend)).await.expect("trusted")
+    };
+    let (_client, _accepted) = tokio::join!(clients, accept(&mut listener));
+    let expected = [("success", 1), ("client_certificate", 2), ("timeout", 1), ("failure", 1)];
+    assert_eq!(count(), expected);
 }

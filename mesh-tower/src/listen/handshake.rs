@@ -1,8 +1,10 @@
 //! TLS handshakes beside the accept loop, so that a slow client delays nobody.
 //!
-//! Each runs in a task of its own, on whichever worker is free, and ends with the listener.
+//! Each runs in a task of its own, on whichever worker is free, and ends with the listener. How
+//! they end is counted as `mesh.tls.handshakes`.
 
 use super::{Config, Connection};
+use crate::telemetry::{Handshake, ServerMetrics};
 use crate::tls;
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ pub(super) struct Handshakes {
     running: JoinSet<Option<Connection>>,
     max: usize,
     timeout: Duration,
+    metrics: Option<Arc<ServerMetrics>>,
 }
 
 impl Handshakes {
@@ -29,7 +32,13 @@ impl Handshakes {
             running: JoinSet::new(),
             max: config.max_handshakes.max(1),
             timeout: config.handshake_timeout,
+            metrics: None,
         }
+    }
+
+    /// Counts how they end from here on.
+    pub(super) fn count(&mut self, metrics: Arc<ServerMetrics>) {
+        self.metrics = Some(metrics);
     }
 
     pub(super) fn are_full(&self) -> bool {
@@ -39,8 +48,18 @@ impl Handshakes {
     pub(super) fn start(&mut self, stream: TcpStream, address: SocketAddr) {
         let accept = TlsAcceptor::from(self.tls.config()).accept(stream);
         let limit = self.timeout;
+        let metrics = self.metrics.clone();
         self.running.spawn(async move {
-            let error = match timeout(limit, accept).await {
+            let ended = timeout(limit, accept).await;
+            if let Some(metrics) = metrics {
+                metrics.handshake_ended(match &ended {
+                    Ok(Ok(_)) => Handshake::Success,
+                    Ok(Err(error)) if is_of_certificate(error) => Handshake::ClientCertificate,
+                    Ok(Err(_)) => Handshake::Failure,
+                    Err(_elapsed) => Handshake::Timeout,
+                });
+            }
+            let error = match ended {
                 Ok(Ok(stream)) => return Some(Connection::tls(stream, address)),
                 Ok(Err(error)) => error,
                 Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),
@@ -61,4 +80,11 @@ impl Handshakes {
             }
         }
     }
+}
+
+/// Whether a handshake failed for the certificate that the caller showed, or did not.
+fn is_of_certificate(error: &io::Error) -> bool {
+    use rustls::Error as E;
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(E::NoCertificatesPresented | E::InvalidCertificate(_)))
 }

@@ -10,6 +10,7 @@
 //! | `rpc.client.call.duration` (s) | `server.address`, `rpc.system.name`, `rpc.response.status_code` | each gRPC call with all its attempts |
 //! | `http.server.request.duration` (s) | `http.request.method`, `http.response.status_code`, `error.type` | each request served, refused ones included |
 //! | `rpc.server.call.duration` (s) | `rpc.system.name`, `rpc.response.status_code` | each gRPC call served |
+//! | `mesh.tls.handshakes` | `result` = success, client_certificate, timeout, failure | TLS handshakes of callers |
 //! | `mesh.calls` | `mesh.destination`, `mesh.outcome` = success, failure, cancelled | each call with all its attempts |
 //! | `mesh.retry.attempts` | `mesh.destination` | attempts after the first |
 //! | `mesh.retry.budget.exhausted` | `mesh.destination` | retries the budget refused |
@@ -337,12 +338,42 @@ impl fmt::Debug for DestinationMetrics {
     }
 }
 
+/// How a caller's TLS handshake ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Handshake {
+    /// The connection is secured.
+    Success,
+    /// The caller showed no certificate, or none that is trusted.
+    ClientCertificate,
+    /// It took too long.
+    Timeout,
+    /// The caller went away, refused our certificate, or spoke no TLS that we do.
+    Failure,
+}
+
+impl Handshake {
+    const ALL: [Self; 4] = [Self::Success, Self::ClientCertificate, Self::Timeout, Self::Failure];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::ClientCertificate => "client_certificate",
+            Self::Timeout => "timeout",
+            Self::Failure => "failure",
+        }
+    }
+}
+
 /// The counters of what this process serves.
 #[derive(Debug, Default)]
 pub struct ServerMetrics {
     pub(super) http: Grid,
     pub(super) rpc: Codes,
     shed: ByKind,
+    handshakes: [AtomicU64; Handshake::ALL.len()],
 }
 
 impl ServerMetrics {
@@ -359,6 +390,16 @@ impl ServerMetrics {
     /// A request was refused before the handler saw it.
     pub fn shed(&self, kind: ErrorKind) {
         self.shed.add(kind);
+    }
+
+    /// A TLS handshake ended.
+    pub fn handshake_ended(&self, how: Handshake) {
+        self.handshakes[how as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How often TLS handshakes ended, by result.
+    pub fn handshakes(&self) -> impl Iterator<Item = (Handshake, u64)> + '_ {
+        Handshake::ALL.into_iter().map(|how| (how, self.handshakes[how as usize].load(Relaxed)))
     }
 
     /// How often requests were refused, by kind; kinds that never occurred are left out.

@@ -54,8 +54,8 @@ mod watch;
 
 pub use histogram::{End, Histogram, MethodLabel};
 pub use metrics::{
-    BreakerState, Counts, DestinationMetrics, Ended, MAX_DESTINATIONS, Metrics, Observe, Observed,
-    ServerMetrics,
+    BreakerState, Counts, DestinationMetrics, Ended, Handshake, MAX_DESTINATIONS, Metrics, Observe,
+    Observed, ServerMetrics,
 };
 
 use crate::body::BoxError;

@@ -133,6 +133,15 @@ impl Collector for MetricsCollector {
         for (kind, count) in self.metrics.server().sheds() {
             counter(&mut shed, &vec![("mesh_flag", kind.flag())], count)?;
         }
+        let mut handshakes = encoder.encode_descriptor(
+            "mesh_tls_handshakes",
+            "TLS handshakes of callers by result",
+            None,
+            MetricType::Counter,
+        )?;
+        for (how, count) in self.metrics.server().handshakes() {
+            counter(&mut handshakes, &vec![("result", how.as_str())], count)?;
+        }
         let mut build = encoder.encode_descriptor(
             "mesh_build_info",
             "Always 1; the labels say what runs",

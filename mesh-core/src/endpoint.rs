@@ -290,11 +290,12 @@ impl<C> Endpoint<C> {
     /// Its state with reason and times.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> EndpointState {
-        let state = self.health.state(now);
-        match state.kind {
-            StateKind::Ready | StateKind::Connecting => self.breaker.state(now).unwrap_or(state),
-            _ => state,
+        let mut state = self.health.state(now);
+        if state.kind != StateKind::Ready {
+            return state;
         }
+        state.since = state.since.max(self.breaker.changed_at());
+        self.breaker.state(now).unwrap_or(state)
     }
 }
 

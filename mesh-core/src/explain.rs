@@ -108,7 +108,7 @@ impl Candidate {
         let configured = Self::configured(&member.spec);
         let state = member.endpoint.health().state(now);
         match state.kind {
-            StateKind::Ready | StateKind::Connecting => configured,
+            StateKind::Ready => configured,
             _ => Self { included: false, reason: state.to_string(), ..configured },
         }
     }

@@ -270,6 +270,44 @@ async fn admin_pages_tell_what_is_going_on() {
 }
 
 #[tokio::test]
+async fn endpoints_are_told_with_cause_and_time() {
+    let endpoint = Recorder::start().await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let upstream = format!("{},{closed}", endpoint.address());
+    let process = Process::start(&["--listen", "127.0.0.1:0", "--upstream", &upstream]);
+    let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let deadline = Instant::now() + PATIENCE;
+    let page = loop {
+        assert_eq!(statuses(&exchange(process.proxy, get).await), [200]);
+        let (_, page) = process.admin("GET", "/endpoints").await;
+        if page.contains("unreachable") {
+            break page;
+        }
+        assert!(Instant::now() < deadline, "never picked: {page}");
+    };
+    let line = page.lines().find(|line| line.contains(&closed.to_string())).unwrap();
+    assert!(line.contains(&format!("unreachable: {closed} refused the connection, ")), "{line}");
+    assert!(line.contains(" s ago ("), "{line}");
+
+    let ask = async || {
+        let head = b"GET /endpoints HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n";
+        let answer = String::from_utf8(exchange(process.admin, head).await).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let page: serde_json::Value = serde_json::from_str(body).unwrap();
+        let endpoints = page[0]["endpoints"].as_array().unwrap().clone();
+        let named = |id: &str| endpoints.iter().find(|one| one["id"] == id).unwrap().clone();
+        [named(&endpoint.address().to_string()), named(&closed.to_string())]
+    };
+    let [ready, gone] = ask().await;
+    assert_eq!((&ready["state"], &gone["state"]), (&"ready".into(), &"unreachable".into()));
+    assert_eq!(gone["reason"], format!("{closed} refused the connection"));
+    let seconds = |of: &serde_json::Value| of["sinceSeconds"].as_f64().unwrap();
+    assert!(seconds(&gone) <= seconds(&ready), "it is in its set for longer than it is gone");
+    let [_, later] = ask().await;
+    assert!(seconds(&later) > seconds(&gone), "{later} after {gone}");
+}
+
+#[tokio::test]
 async fn promtool_finds_nothing_to_say_of_the_metrics() {
     let Some(promtool) = testkit::parts::find("proxy_metrics_by_promtool", "promtool") else {
         return;

@@ -18,9 +18,9 @@ use crate::clock;
 use crate::connect::{self, Caps, Connections, Protocol};
 use crate::telemetry::{BreakerState, DestinationMetrics, Observe, Observed};
 use crate::workers::{Worker, Workers};
-use mesh_core::health::EndpointState;
 use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
+use mesh_core::health::{EndpointState, StateKind};
 use mesh_core::limit::Limits;
 use mesh_core::pick::{NoPick, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
@@ -408,9 +408,9 @@ impl Destination {
         }
         let old = self.picker.get();
         let from = if afresh { EndpointSet::empty() } else { old.set().clone() };
-        let workers = self.environment.workers;
+        let (workers, now) = (self.environment.workers, clock::now());
         let (set, change) = from.update(specs, |spec| {
-            Workers::new(workers, |limits| {
+            Workers::new(workers, spec.declared, now, |limits| {
                 let (addresses, hostname) = (spec.addresses.clone(), spec.hostname.clone());
                 let destination = self.shared.limits.clone();
                 Connections::new(addresses, hostname, source.connect.clone())
@@ -420,6 +420,7 @@ impl Destination {
         let policy = self.policy.get();
         for member in set.members() {
             limit(&member.endpoint, &policy);
+            member.endpoint.connections.declared(member.spec.declared, now);
         }
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
@@ -479,9 +480,11 @@ impl Destination {
                 .iter()
                 .map(|member| {
                     let endpoint = &member.endpoint;
+                    let (state, since) = told(endpoint, now);
                     EndpointView {
                         id: endpoint.id().clone(),
-                        state: endpoint.state(now),
+                        state,
+                        lasted: now.since(since),
                         attempts: endpoint.connections.attempts(),
                         in_flight: endpoint.load().in_flight(),
                         load: endpoint.load().peak_ewma(now, &policy.pick.ewma),
@@ -496,6 +499,24 @@ impl Destination {
                 .collect(),
         }
     }
+}
+
+/// The state of an endpoint with all that is known here, and since when it is in it.
+fn told(endpoint: &Endpoint, now: Timestamp) -> (EndpointState, Timestamp) {
+    let mut state = endpoint.state(now);
+    if state.kind == StateKind::Unreachable
+        && let Some(cause) = endpoint.connections.cause()
+    {
+        state.reason = cause.message().to_owned().into();
+    }
+    let declared = endpoint.connections.declared_since();
+    let since = match state.since {
+        // It is not ready for longer than discovery says that it may be called.
+        Some(since) if state.kind == StateKind::Ready => since.max(declared),
+        Some(since) => since,
+        None => declared,
+    };
+    (state, since)
 }
 
 /// Puts an endpoint under the limits of a policy.
@@ -601,7 +622,7 @@ async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut 
         let now = clock::now();
         match reached {
             Ok(()) => {
-                endpoint.health().set_reachable();
+                endpoint.health().set_reachable(now);
                 endpoint.connections.found();
                 tracing::info!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "endpoint reachable again");
                 return;
@@ -651,6 +672,8 @@ pub struct EndpointView {
     pub id: EndpointId,
     /// Its state, with reason and times.
     pub state: EndpointState,
+    /// How long it has been in this state; a ready one that was never out: in its set.
+    pub lasted: Duration,
     /// Attempts made.
     pub attempts: u64,
     /// Attempts in flight.

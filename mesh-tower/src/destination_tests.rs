@@ -102,7 +102,7 @@ async fn what_nobody_can_reach_says_so_until_it_can() {
         destination.unreachable(&endpoint, &refused);
     }
 
-    endpoint.health().set_reachable();
+    endpoint.health().set_reachable(clock::now());
     endpoint.connections.found();
     let expired = Error::new(ErrorKind::TlsExpired, "it has expired");
     destination.unreachable(&endpoint, &expired);

@@ -4,8 +4,8 @@
 //! one per core, and its workers share nothing but the endpoint's counts.
 
 use crate::connect::Connections;
-use mesh_core::Error;
 use mesh_core::limit::{self, Limits};
+use mesh_core::{Declared, Error, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -24,12 +24,19 @@ pub(crate) struct Workers {
     attempts: AtomicU64,
     /// Why connecting failed last, while a task tries to reach it.
     cause: Mutex<Option<Error>>,
+    /// What discovery says of it, and since when.
+    declared: Mutex<(Declared, Timestamp)>,
     /// A task is asking whether it can be reached.
     asking: AtomicBool,
 }
 
 impl Workers {
-    pub(crate) fn new(count: usize, mut make: impl FnMut(&Limits) -> Connections) -> Self {
+    pub(crate) fn new(
+        count: usize,
+        declared: Declared,
+        now: Timestamp,
+        mut make: impl FnMut(&Limits) -> Connections,
+    ) -> Self {
         let limits = Limits::new(&limit::Config::unlimited());
         let connections = (0..count.max(1)).map(|_| Arc::new(make(&limits))).collect();
         Self {
@@ -37,6 +44,7 @@ impl Workers {
             limits,
             attempts: AtomicU64::new(0),
             cause: Mutex::new(None),
+            declared: Mutex::new((declared, now)),
             asking: AtomicBool::new(false),
         }
     }
@@ -62,6 +70,19 @@ impl Workers {
     /// Notes that it was reached again.
     pub(crate) fn found(&self) {
         *self.cause.lock() = None;
+    }
+
+    /// Notes what discovery says of it.
+    pub(crate) fn declared(&self, declared: Declared, now: Timestamp) {
+        let mut known = self.declared.lock();
+        if known.0 != declared {
+            *known = (declared, now);
+        }
+    }
+
+    /// Since when discovery says of it what it says.
+    pub(crate) fn declared_since(&self) -> Timestamp {
+        self.declared.lock().1
     }
 
     /// Notes that the caller asks whether it can be reached; false if somebody does already.

@@ -200,6 +200,7 @@ impl Breaker {
                 self.word.compare_exchange(word, CLOSED, Relaxed, Relaxed).ok()?;
                 self.failures.store(0, Relaxed);
                 self.openings.store(0, Relaxed);
+                self.since.store(now.as_nanos(), Relaxed);
                 self.tally.changed();
                 Some(Transition::Closed)
             }
@@ -232,11 +233,16 @@ impl Breaker {
         Some(Transition::Opened(span))
     }
 
+    /// When it opened or closed last; `None` if it never did.
+    pub(crate) fn changed_at(&self) -> Option<Timestamp> {
+        let since = Timestamp::from_nanos(self.since.load(Relaxed));
+        (since > Timestamp::ZERO).then_some(since)
+    }
+
     /// Its state if it is not closed.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> Option<EndpointState> {
         let word = self.word.load(Relaxed);
-        let since = Timestamp::from_nanos(self.since.load(Relaxed));
         let failures = self.failures.load(Relaxed);
         let reason = match word & STATE {
             CLOSED => return None,
@@ -244,7 +250,7 @@ impl Breaker {
             _ => format!("{failures} failures in a row").into(),
         };
         let until = (word & STATE == OPEN).then(|| until(word));
-        Some(EndpointState::new(now, StateKind::BreakerOpen, since, until, reason))
+        Some(EndpointState::new(now, StateKind::BreakerOpen, self.changed_at(), until, reason))
     }
 }
 

@@ -30,7 +30,6 @@ const DRAINING: u32 = 1 << 2;
 const UNHEALTHY: u32 = 1 << 3;
 /// No longer in any set: late outcomes must not count it as ejected again.
 const RETIRED: u32 = 1 << 4;
-const CONNECTING: u32 = 1 << 5;
 const DECLARED_OUT: u32 = DRAINING | UNHEALTHY;
 const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT;
 
@@ -80,6 +79,8 @@ pub struct Health {
     tally: Tally,
     unreachable_since: AtomicU64,
     retry_at: AtomicU64,
+    /// When it came back last, from being unreachable or ejected; 0 if it was never out.
+    back_since: AtomicU64,
     ejected_since: AtomicU64,
     ejected_until: AtomicU64,
     reason: AtomicU64,
@@ -95,6 +96,7 @@ impl Health {
             tally,
             unreachable_since: AtomicU64::new(0),
             retry_at: AtomicU64::new(0),
+            back_since: AtomicU64::new(0),
             ejected_since: AtomicU64::new(0),
             ejected_until: AtomicU64::new(u64::MAX),
             reason: AtomicU64::new(0),
@@ -140,19 +142,14 @@ impl Health {
     }
 
     /// A connection exists. True if it was unreachable before.
-    pub fn set_reachable(&self) -> bool {
-        let gone = UNREACHABLE | CONNECTING;
-        if self.flags.load(Relaxed) & gone == 0 {
+    pub fn set_reachable(&self, now: Timestamp) -> bool {
+        if !self.is_unreachable() {
             return false;
         }
-        let before = self.flags.fetch_and(!gone, Relaxed);
-        self.changed(before, before & !gone);
+        let before = self.flags.fetch_and(!UNREACHABLE, Relaxed);
+        self.back_since.store(now.as_nanos(), Relaxed);
+        self.changed(before, before & !UNREACHABLE);
         before & UNREACHABLE != 0
-    }
-
-    /// A first connection is being made. It may be picked: the call then waits for that connection.
-    pub fn set_connecting(&self) {
-        self.flags.fetch_or(CONNECTING, Relaxed);
     }
 
     /// Takes over what discovery says.
@@ -210,13 +207,14 @@ impl Health {
     }
 
     /// Puts it back. True if it was out.
-    fn readmit(&self) -> bool {
+    fn readmit(&self, now: Timestamp) -> bool {
         let before = self.flags.fetch_and(!EJECTED, Relaxed);
         if before & EJECTED == 0 {
             return false;
         }
         // Until the next ejection the sweep must not see the old end of time.
         self.ejected_until.store(u64::MAX, Relaxed);
+        self.back_since.store(now.as_nanos(), Relaxed);
         self.tally.release();
         self.changed(before, before & !EJECTED);
         true
@@ -241,27 +239,26 @@ impl Health {
             EndpointState::new(now, kind, since, until, reason)
         };
         if flags & UNHEALTHY != 0 {
-            state(StateKind::Unhealthy, now, None, "discovery says so".into())
+            state(StateKind::Unhealthy, None, None, "discovery says so".into())
         } else if flags & DRAINING != 0 {
-            state(StateKind::Draining, now, None, "discovery says so".into())
+            state(StateKind::Draining, None, None, "discovery says so".into())
         } else if flags & EJECTED != 0 {
             state(
                 StateKind::Ejected,
-                stamp(&self.ejected_since),
+                Some(stamp(&self.ejected_since)),
                 Some(stamp(&self.ejected_until)),
                 Reason::unpack(self.reason.load(Relaxed)).to_string().into(),
             )
         } else if flags & UNREACHABLE != 0 {
             state(
                 StateKind::Unreachable,
-                stamp(&self.unreachable_since),
+                Some(stamp(&self.unreachable_since)),
                 Some(stamp(&self.retry_at)),
                 "no connection".into(),
             )
-        } else if flags & CONNECTING != 0 {
-            state(StateKind::Connecting, now, None, "".into())
         } else {
-            state(StateKind::Ready, now, None, "".into())
+            let back = Some(stamp(&self.back_since)).filter(|back| *back > Timestamp::ZERO);
+            state(StateKind::Ready, back, None, "".into())
         }
     }
 }
@@ -281,13 +278,12 @@ mod tests {
         let text = |now| health.state(at(now)).to_string();
         assert_eq!(text(0), "ready");
 
-        health.set_connecting();
-        assert_eq!(text(0), "connecting");
+        assert_eq!(health.state(at(0)).since, None, "it was never out");
 
         assert!(health.set_unreachable(at(5), at(7)));
         assert!(!health.set_unreachable(at(6), at(9)), "it was out already");
         assert_eq!(text(6), "unreachable: no connection, next try in 3 s");
-        assert_eq!(health.state(at(6)).since, at(5));
+        assert_eq!(health.state(at(6)).since, Some(at(5)));
 
         let reason = Reason::Consecutive5xx(5);
         let thirty = |_| Duration::from_secs(30);
@@ -298,11 +294,12 @@ mod tests {
         health.set_declared(Declared::Draining);
         assert_eq!(text(10), "draining: discovery says so");
         health.set_declared(Declared::Healthy);
-        assert!(health.readmit());
-        assert!(!health.readmit());
-        assert!(health.set_reachable());
-        assert!(!health.set_reachable());
-        assert_eq!(text(40), "ready");
+        assert!(health.readmit(at(40)));
+        assert!(!health.readmit(at(41)));
+        assert!(health.set_reachable(at(42)));
+        assert!(!health.set_reachable(at(43)));
+        assert_eq!(text(44), "ready");
+        assert_eq!(health.state(at(44)).since, Some(at(42)));
         assert!(health.is_selectable());
     }
 
@@ -311,9 +308,8 @@ mod tests {
         let tally = Tally::default();
         let health = Health::new(tally.clone());
         let before = tally.changes();
-        health.set_connecting();
         health.set_declared(Declared::Degraded);
-        health.set_reachable();
+        health.set_reachable(at(0));
         assert_eq!(tally.changes(), before);
         health.set_unreachable(at(1), at(2));
         assert_ne!(tally.changes(), before);

@@ -430,7 +430,7 @@ impl Detector {
                 counted.push(Counted { endpoint, calls, rate: rate(calls, successes) });
             } else if off || health.ejected_until() <= now {
                 health.counts.end_rows();
-                if health.readmit() {
+                if health.readmit(now) {
                     sweep.readmitted.push(endpoint.id().clone());
                 }
             }

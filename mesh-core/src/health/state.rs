@@ -10,8 +10,6 @@ use std::fmt;
 pub enum StateKind {
     /// It takes calls.
     Ready,
-    /// Its first connection is being made.
-    Connecting,
     /// Connecting failed.
     Unreachable,
     /// Outlier detection took it out.
@@ -30,7 +28,6 @@ impl StateKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "ready",
-            Self::Connecting => "connecting",
             Self::Unreachable => "unreachable",
             Self::Ejected => "ejected",
             Self::Unhealthy => "unhealthy",
@@ -54,9 +51,9 @@ impl fmt::Display for StateKind {
 pub struct EndpointState {
     /// Which.
     pub kind: StateKind,
-    /// Since when; the instant of the question where no start is kept (ready, connecting,
-    /// declared).
-    pub since: Timestamp,
+    /// Since when. `None` for what discovery declares, whose time is for whoever follows discovery
+    /// to know, and for an endpoint that was never out.
+    pub since: Option<Timestamp>,
     /// Until when, where that is known.
     pub until: Option<Timestamp>,
     /// Why, in a few words; empty for ready.
@@ -69,7 +66,7 @@ impl EndpointState {
     pub(crate) const fn new(
         at: Timestamp,
         kind: StateKind,
-        since: Timestamp,
+        since: Option<Timestamp>,
         until: Option<Timestamp>,
         reason: Cow<'static, str>,
     ) -> Self {

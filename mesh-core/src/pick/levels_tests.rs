@@ -74,6 +74,6 @@ fn shares_are_counted_anew_after_a_change() {
         member.endpoint.health().set_unreachable(Timestamp::ZERO, Timestamp::MAX);
     }
     assert!(levels.panics(&levels.all()[0], &set, 50));
-    set.members()[0].endpoint.health().set_reachable();
+    set.members()[0].endpoint.health().set_reachable(Timestamp::ZERO);
     assert!(!levels.panics(&levels.all()[0], &set, 50));
 }

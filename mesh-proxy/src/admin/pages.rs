@@ -71,9 +71,10 @@ pub(super) fn endpoints(proxy: &Proxy) -> Page {
         for endpoint in &destination.endpoints {
             let _ = writeln!(
                 text,
-                "  {:<24} {} ({} in flight, {} connections, {} attempts, load {:.3} ms, weight {})",
+                "  {:<24} {}, since {} s ago ({} in flight, {} connections, {} attempts, load {:.3} ms, weight {})",
                 endpoint.id.as_str(),
                 endpoint.state,
+                endpoint.lasted.as_secs(),
                 endpoint.in_flight,
                 endpoint.connections,
                 endpoint.attempts,
@@ -85,6 +86,7 @@ pub(super) fn endpoints(proxy: &Proxy) -> Page {
                 "state": endpoint.state.kind.as_str(),
                 "text": endpoint.state.to_string(),
                 "reason": &*endpoint.state.reason,
+                "sinceSeconds": endpoint.lasted.as_secs_f64(),
                 "inFlight": endpoint.in_flight,
                 "connections": endpoint.connections,
                 "attempts": endpoint.attempts,

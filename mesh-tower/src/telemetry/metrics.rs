@@ -122,7 +122,7 @@ pub trait Observe: Send + Sync {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Observed {
-    /// Endpoints by state: `ready`, `connecting`, `ejected`, `unhealthy`, `draining`, ...
+    /// Endpoints by state: `ready`, `unreachable`, `ejected`, `unhealthy`, `draining`, ...
     pub endpoints: Vec<(&'static str, u64)>,
     /// Retries that the budget would allow now.
     pub budget_remaining: Option<u64>,

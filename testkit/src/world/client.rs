@@ -166,7 +166,7 @@ impl Client {
         let (_, longest) = RECONNECT;
         let health = self.picker.set().members()[endpoint].endpoint.health();
         if up {
-            health.set_reachable();
+            health.set_reachable(now);
             return None;
         }
         let wait = longest.min(waited * 2);

@@ -15,6 +15,7 @@ mod integrations;
 pub mod limit;
 pub mod listen;
 pub mod mesh;
+mod plain;
 mod relay;
 pub mod retry;
 pub mod route;

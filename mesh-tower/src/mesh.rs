@@ -11,6 +11,7 @@ use crate::clock;
 use crate::connect;
 use crate::destination::{Destination, DestinationState, Environment};
 use crate::listen::Listener;
+use crate::plain::Plain;
 use crate::server::{self, ServerLayer};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -29,10 +30,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::ToSocketAddrs;
 
-/// Destinations that were never configured, made for authorities that calls named. More are
-/// refused: a program that calls more names than this calls what strangers wrote.
-const PLAIN_LIMIT: usize = 1024;
-
 /// See the [module docs](self).
 #[derive(Clone)]
 pub struct Mesh {
@@ -42,13 +39,9 @@ pub struct Mesh {
 
 struct Shared {
     live: Swap<Live>,
-    /// By authority; `http://` first, `https://` second.
-    plain: [Swap<HashMap<Box<str>, Arc<Destination>>>; 2],
+    plain: Arc<Plain>,
     /// Held from the reading of a configuration until it is in force.
     configuring: Mutex<()>,
-    /// Held while `plain` is rebuilt: on the path of the first call to an authority, so never for
-    /// as long as a configuration takes.
-    adding: Mutex<()>,
     version: AtomicU64,
     environment: Environment,
     metrics: Metrics,
@@ -217,11 +210,9 @@ impl Mesh {
     #[must_use]
     pub fn destinations(&self) -> Vec<DestinationState> {
         let now = clock::now();
-        let [http, https] = &self.shared.plain;
-        let (http, https) = (http.load(), https.load());
         let live = self.shared.live.load();
-        let plain = http.values().chain(https.values());
-        live.destinations.iter().chain(plain).map(|destination| destination.state(now)).collect()
+        let plain = self.shared.plain.all();
+        live.destinations.iter().chain(&plain).map(|destination| destination.state(now)).collect()
     }
 
     /// What the mesh has counted.
@@ -266,7 +257,7 @@ impl Mesh {
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
-                let destination = self.plain(authority, https)?;
+                let destination = self.plain(authority, https, started)?;
                 Ok(new_call(request, started, destination.policy(), destination))
             }
             Err(unrouted) => Err(no_route(&unrouted, authority)),
@@ -308,7 +299,7 @@ impl Mesh {
         let live = self.shared.live.load();
         let parsed = name.parse::<DestinationName>().ok();
         let Some(id) = parsed.and_then(|name| live.snapshot.destination(&name)) else {
-            let destination = self.plain(name, false)?;
+            let destination = self.plain(name, false, clock::now())?;
             return Ok((destination.clone(), destination.policy()));
         };
         match live.snapshot.route_connection(id, &mut || fastrand::u64(..)) {
@@ -326,15 +317,18 @@ impl Mesh {
                 return Ok(found.clone());
             }
         }
-        self.plain(name, false)
+        self.plain(name, false, clock::now())
     }
 
     /// The destination of an authority that nobody configured: its DNS name.
-    fn plain(&self, authority: &str, https: bool) -> Result<Arc<Destination>, Error> {
-        match self.shared.plain[usize::from(https)].load().get(authority) {
-            Some(found) => Ok(found.clone()),
-            None => self.shared.add_plain(authority, https),
-        }
+    fn plain(
+        &self,
+        authority: &str,
+        https: bool,
+        now: Timestamp,
+    ) -> Result<Arc<Destination>, Error> {
+        let policy = || self.shared.live.load().snapshot.default_policy().clone();
+        self.shared.plain.destination(authority, https, now, policy)
     }
 }
 
@@ -348,9 +342,8 @@ impl Mesh {
         let live = Live { snapshot: Arc::new(Snapshot::empty()), destinations: Vec::new() };
         let shared = Shared {
             live: Swap::new(live),
-            plain: Default::default(),
+            plain: Plain::new(environment.clone(), metrics.clone()),
             configuring: Mutex::new(()),
-            adding: Mutex::new(()),
             version: AtomicU64::new(0),
             environment,
             metrics,
@@ -403,60 +396,8 @@ impl Shared {
             .collect();
         let policy = snapshot.default_policy().clone();
         self.live.store(Live { snapshot: Arc::new(snapshot), destinations });
-        self.reconfigure_plain(&policy);
+        self.plain.reconfigure(&policy);
         Ok(())
-    }
-
-    /// Puts destinations without configuration under a policy.
-    fn reconfigure_plain(&self, policy: &Arc<Policy>) {
-        // One that is added from here on sees the snapshot that is in force already.
-        let _adding = self.adding.lock();
-        for (https, known) in [false, true].into_iter().zip(&self.plain) {
-            for (authority, destination) in known.load().iter() {
-                if *destination.policy() == **policy {
-                    continue;
-                }
-                let config = DestinationConfig::of_authority(authority, https, policy.clone());
-                let Some(config) = config else { continue };
-                match connect_settings(&config) {
-                    Ok(connect) => destination.reconfigure(&config, connect),
-                    Err(error) => tracing::warn!(
-                        "mesh.destination" = &**authority,
-                        "the destination keeps its policy: {error}",
-                    ),
-                }
-            }
-        }
-    }
-
-    fn add_plain(&self, authority: &str, https: bool) -> Result<Arc<Destination>, Error> {
-        let _adding = self.adding.lock();
-        let known = self.plain[usize::from(https)].get();
-        if let Some(found) = known.get(authority) {
-            return Ok(found.clone());
-        }
-        let policy = self.live.load().snapshot.default_policy().clone();
-        let Some(config) = DestinationConfig::of_authority(authority, https, policy) else {
-            let reason = format!("`{}` is not host or host:port", authority.escape_debug());
-            return Err(Error::new(ErrorKind::NoRoute, reason));
-        };
-        if self.plain.iter().map(|known| known.load().len()).sum::<usize>() >= PLAIN_LIMIT {
-            return Err(Error::new(
-                ErrorKind::NoDestination,
-                format!("{PLAIN_LIMIT} authorities without configuration are in use already; configure the ones you need"),
-            )
-            .with_destination(authority));
-        }
-        let connect = connect_settings(&config).map_err(|error| {
-            Error::new(ErrorKind::Tls, error.to_string()).with_destination(authority)
-        })?;
-        let metrics = self.metrics.destination(authority);
-        let made =
-            Destination::start(authority.into(), &config, connect, &self.environment, metrics);
-        let mut all = HashMap::clone(&known);
-        all.insert(authority.into(), made.clone());
-        self.plain[usize::from(https)].store(all);
-        Ok(made)
     }
 }
 
@@ -492,7 +433,9 @@ fn new_call<B>(
 }
 
 /// How to connect to the endpoints of a destination.
-fn connect_settings(config: &DestinationConfig) -> Result<Arc<connect::Settings>, tls::LoadError> {
+pub(crate) fn connect_settings(
+    config: &DestinationConfig,
+) -> Result<Arc<connect::Settings>, tls::LoadError> {
     let tls = match &config.tls {
         Some(tls) => Some(Arc::new(tls::Client::new(tls.into())?)),
         None => None,

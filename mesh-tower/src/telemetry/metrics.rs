@@ -22,9 +22,11 @@
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
 //!
-//! Labels are bounded: destinations come from configuration and are capped at
-//! [`MAX_DESTINATIONS`], the rest share one called `_OTHER`; statuses are capped per destination
-//! (see [`histogram`](super::histogram)).
+//! Labels are bounded: destinations are capped at [`MAX_DESTINATIONS`], the rest share one called
+//! `_OTHER`; statuses are capped per destination (see [`histogram`](super::histogram)). The name of
+//! a destination is that of the configuration, or, where a call names a host that nobody
+//! configured, the authority as the caller wrote it; such a name and its counters are forgotten
+//! when the destination is, some minutes after its last call.
 //!
 //! Source: OpenTelemetry semantic conventions for HTTP and RPC metrics.
 
@@ -84,6 +86,14 @@ impl Metrics {
             .entry(name.clone())
             .or_insert_with(|| Arc::new(DestinationMetrics::new(name)))
             .clone()
+    }
+
+    /// Forgets a destination, unless somebody still counts for it.
+    pub(crate) fn forget(&self, name: &str) {
+        let mut destinations = self.0.destinations.lock();
+        if destinations.get(name).is_some_and(|known| Arc::strong_count(known) == 1) {
+            destinations.remove(name);
+        }
     }
 
     /// The metrics that destinations without a name of their own share: for names that come from

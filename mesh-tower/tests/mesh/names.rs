@@ -7,9 +7,11 @@ use mesh_discovery::{Dns, dns};
 use mesh_tower::route::RouteLayer;
 use mesh_tower::{Body, Channel, Error, ErrorKind, Mesh};
 use std::net::SocketAddr;
+use std::time::Duration;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use testkit::net::Authority;
 use tokio::net::UdpSocket;
+use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt};
 
 fn route(rules: &str) -> String {
@@ -187,6 +189,59 @@ async fn names_nobody_configured_are_no_more_than_a_thousand() {
         get(&mesh, "https://192.0.2.1:2000/").await.expect_err("the scheme is no way around");
     assert_eq!(error.kind(), ErrorKind::NoDestination, "{error}");
     assert_eq!(get(&mesh, &known).await.expect("known names go on"), StatusCode::OK);
+    let refused: Vec<_> = mesh.metrics().other().sheds().collect();
+    assert_eq!(refused, [(ErrorKind::NoDestination, 2)], "they are counted");
+}
+
+fn names(mesh: &Mesh) -> Vec<String> {
+    let mut names: Vec<_> = mesh.destinations().iter().map(|one| one.name.to_string()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_nobody_configured_are_forgotten_when_nobody_uses_them() {
+    let mesh = mesh("");
+    let held = mesh.balance("192.0.2.1:1");
+    drop(mesh.balance("192.0.2.1:2"));
+    sleep(Duration::from_secs(240)).await;
+    drop(mesh.balance("192.0.2.1:3"));
+    assert_eq!(names(&mesh), ["192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3"]);
+
+    sleep(Duration::from_secs(90)).await;
+    assert_eq!(names(&mesh), ["192.0.2.1:1", "192.0.2.1:3"], "5 minutes and a sweep later");
+    let counted: Vec<_> =
+        mesh.metrics().destinations().iter().map(|one| one.name().to_owned()).collect();
+    assert_eq!(counted, ["192.0.2.1:1", "192.0.2.1:3"], "its counters went with it");
+
+    drop(held);
+    for _ in 0..4 {
+        sleep(Duration::from_secs(90)).await;
+        drop(mesh.balance("192.0.2.1:3"));
+    }
+    assert_eq!(names(&mesh), ["192.0.2.1:3"], "what is called stays");
+    sleep(Duration::from_secs(400)).await;
+    assert!(names(&mesh).is_empty());
+    // And once more, since the first sweep has ended.
+    drop(mesh.balance("192.0.2.1:2"));
+    sleep(Duration::from_secs(400)).await;
+    assert!(names(&mesh).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_table_makes_room_after_a_minute() {
+    let mesh = mesh("");
+    for port in 1..=1024 {
+        drop(mesh.balance(&format!("192.0.2.1:{port}")));
+    }
+    sleep(Duration::from_secs(50)).await;
+    drop(mesh.balance("192.0.2.1:7"));
+    let request = Request::get("/").body(Body::empty()).expect("valid");
+    let refused = mesh.balance("192.0.2.1:2000").oneshot(request).await.expect_err("no room yet");
+    assert_eq!(refused.kind(), ErrorKind::NoDestination, "{refused}");
+    sleep(Duration::from_secs(20)).await;
+    drop(mesh.balance("192.0.2.1:2000"));
+    assert_eq!(names(&mesh), ["192.0.2.1:2000", "192.0.2.1:7"]);
 }
 
 #[tokio::test(start_paused = true)]

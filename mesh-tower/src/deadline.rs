@@ -24,7 +24,7 @@
 //!
 //! An explicit expiry goes out with the attempt, as the time left, in the same field.
 //!
-//! Cost: no clock read where a [`Call`] is pinned, and one timer, made when the answer is first
+//! Cost: no clock read where a `Call` is pinned, and one timer, made when the answer is first
 //! not there yet.
 //!
 //! Units: `timeout` is a span (`1500ms`), [`Expiry`] is an instant.

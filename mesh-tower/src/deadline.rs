@@ -50,18 +50,19 @@
 //! # }
 //! ```
 
+use crate::answer;
 use crate::body::BoxError;
 use crate::call;
 use crate::clock;
 use crate::server::Context as ServerContext;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::deadline::{
     EXPECTED_TIMEOUT, GRPC_TIMEOUT, format_expected_timeout, format_grpc_timeout,
     parse_expected_timeout, parse_grpc_timeout,
 };
 use mesh_core::policy::Timeouts;
-use mesh_core::{Error, ErrorKind, GrpcCode, Timestamp};
+use mesh_core::{Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -372,7 +373,7 @@ where
             Error::new(ErrorKind::Deadline, "the response was not complete in time")
         };
         Poll::Ready(Some(if *this.grpc {
-            Ok(Frame::trailers(ended(&error)))
+            Ok(Frame::trailers(answer::trailers(&error)))
         } else {
             Err(error.into())
         }))
@@ -385,15 +386,6 @@ where
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
-}
-
-fn ended(error: &Error) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from(GrpcCode::DEADLINE_EXCEEDED.number()));
-    if let Ok(message) = HeaderValue::try_from(error.message()) {
-        trailers.insert("grpc-message", message);
-    }
-    trailers
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use super::*;
 use crate::Body as Bytes;
+use http::HeaderValue;
 use http_body_util::BodyExt;
-use mesh_core::Policy;
+use mesh_core::{GrpcCode, Policy};
 use std::cell::Cell;
 use std::future::pending;
 use std::rc::Rc;
@@ -257,6 +258,23 @@ async fn a_grpc_response_that_has_begun_ends_in_trailers() {
     let collected = body.collect().await.expect("trailers, no error");
     let trailers = collected.trailers().expect("trailers");
     assert_eq!(GrpcCode::from_headers(trailers), Some(GrpcCode::DEADLINE_EXCEEDED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_response_that_stands_still_says_so_in_trailers() {
+    let mut request = request(None);
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    let idle = Duration::from_micros(1_500_001);
+    let (_feed, body) = fed(DeadlineLayer::default().stream_idle(idle), request).await;
+    let collected = body.collect().await.expect("trailers, no error");
+    let trailers = collected.trailers().expect("trailers");
+    assert_eq!(GrpcCode::from_headers(trailers), Some(GrpcCode::UNAVAILABLE));
+    let message = trailers.get("grpc-message").expect("a sentence").to_str().expect("ASCII");
+    assert!(message.starts_with("stream_idle_timeout: "), "{message}");
+
+    let error = Error::new(ErrorKind::StreamIdle, "50\u{b5}s");
+    let escaped = answer::trailers(&error);
+    assert!(escaped["grpc-message"].to_str().expect("ASCII").ends_with("50%C2%B5s"));
 }
 
 #[tokio::test(start_paused = true)]

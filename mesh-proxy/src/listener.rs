@@ -21,12 +21,13 @@ use tower_service::Service;
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Opens `count` sockets that listen on one address; port 0 picks the same free port for all.
-/// `own` if this process listens there already.
+/// Takes an address with `count` sockets, which do not listen yet: a listening one gets its part of
+/// the clients at once, and would reset them if the configuration is refused after all. Port 0
+/// picks the same free port for all. `own` if this process listens there already.
 ///
 /// # Errors
 /// When the address cannot be bound, or another process listens there; the message names it.
-pub(crate) fn bind(address: SocketAddr, count: usize, own: bool) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn bind(address: SocketAddr, count: usize, own: bool) -> io::Result<Vec<Socket>> {
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     };
@@ -34,10 +35,10 @@ pub(crate) fn bind(address: SocketAddr, count: usize, own: bool) -> io::Result<V
         // Sockets that share a port would share it with a stranger's as well, unnoticed.
         drop(open(address, false).map_err(named)?);
     }
-    let mut sockets: Vec<TcpListener> = Vec::with_capacity(count);
+    let mut sockets: Vec<Socket> = Vec::with_capacity(count);
     for _ in 0..count {
         let address = match sockets.first() {
-            Some(first) => first.local_addr()?,
+            Some(first) => local(first)?,
             None => address,
         };
         sockets.push(open(address, true).map_err(named)?);
@@ -45,14 +46,29 @@ pub(crate) fn bind(address: SocketAddr, count: usize, own: bool) -> io::Result<V
     Ok(sockets)
 }
 
-fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // A restart must not wait for the connections of its predecessor to time out.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn local(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Lets a bound socket listen.
+///
+/// # Errors
+/// When somebody else began to listen on its address since it was bound; the message names it.
+pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
+    let address = local(&socket)?;
+    socket.listen(BACKLOG).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })?;
     Ok(socket.into())
 }
 
@@ -117,7 +133,10 @@ mod tests {
 
     #[test]
     fn workers_share_the_port_that_was_picked() {
-        let sockets = bind(([127, 0, 0, 1], 0).into(), 3, false).unwrap();
+        let bound = bind(([127, 0, 0, 1], 0).into(), 3, false).unwrap();
+        let address = local(&bound[0]).unwrap();
+        assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens yet");
+        let sockets: Vec<_> = bound.into_iter().map(|socket| listen(socket).unwrap()).collect();
         let ports: Vec<_> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|port| *port == ports[0] && *port != 0), "{ports:?}");
         let taken = sockets[0].local_addr().unwrap();

@@ -179,7 +179,7 @@ impl Proxy {
         let wanted = config::listeners(&snapshot);
         let mut running = inner.listeners.lock().await;
 
-        // All that can fail comes first.
+        // All that can fail comes first, and nothing listens before all of it has gone well.
         let mut secured = Vec::new();
         let mut wrong = Vec::new();
         for (wanted, listener) in wanted.iter().zip(snapshot.listeners()) {
@@ -212,6 +212,7 @@ impl Proxy {
             let mut address = wanted.address;
             let mut removals = Vec::with_capacity(sockets.len());
             for (index, (worker, socket)) in inner.workers.iter().zip(sockets).enumerate() {
+                let socket = listener::listen(socket)?;
                 address = socket.local_addr()?;
                 let (removal, removed) = oneshot::channel();
                 removals.push(removal);

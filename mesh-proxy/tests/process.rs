@@ -215,6 +215,44 @@ async fn a_broken_file_keeps_the_old_configuration() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_listener_takes_no_clients() {
+    let endpoint = Recorder::start().await;
+    let folder = folder("refused");
+    let (path, authority) = (folder.join("mesh.yaml"), folder.join("ca.pem"));
+    // Reading it waits for a writer: that is how the test stops a reload half-way.
+    assert!(Command::new("mkfifo").arg(&authority).status().unwrap().success());
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let first = file(endpoint.address()).replace("127.0.0.1:0", &free.to_string());
+    std::fs::write(&path, &first).unwrap();
+    let process = Process::start(&["--config", path.to_str().unwrap()]);
+    assert_eq!(process.proxy, free);
+
+    let tls = format!(
+        "---\napiVersion: mesh/v1\nkind: Service\nmetadata: {{name: tls}}\nspec:\n  endpoints: {{static: ['{}']}}\n  tls: {{ca: {authority:?}}}\n",
+        endpoint.address()
+    );
+    let changed = first.replace(", service: app}", "}");
+    assert_ne!(changed, first);
+    std::fs::write(folder.join("new"), changed + &tls).unwrap();
+    std::fs::rename(folder.join("new"), &path).unwrap();
+    let (opened, open) = tokio::sync::oneshot::channel();
+    // A thread of its own: if nobody reads, it never ends, and nobody waits for it.
+    std::thread::spawn(move || {
+        opened.send(std::fs::OpenOptions::new().write(true).open(authority))
+    });
+    let opened = tokio::time::timeout(PATIENCE, open).await.expect("the file is read");
+    let mut writer = opened.unwrap().unwrap();
+    let get = b"GET / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+    for number in 0..20 {
+        assert_eq!(statuses(&exchange(process.proxy, get).await), [200], "client {number}");
+    }
+    writer.write_all(b"no certificate").unwrap();
+    drop(writer);
+    drop(process);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test]
 async fn strangers_do_not_choose_where_the_proxy_connects_to() {
     let (app, other) = (Recorder::start().await, Recorder::start().await);

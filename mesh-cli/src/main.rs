@@ -10,6 +10,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A service mesh that services link, and a thin proxy made of the same layers.
 #[derive(Debug, Parser)]
 #[command(name = "mesh", version, arg_required_else_help = true)]

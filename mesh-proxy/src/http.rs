@@ -152,6 +152,7 @@ where
                     served,
                     close: close && http1,
                     http1,
+                    yielded: false,
                 }),
             },
             Err(_) => Answer::Ready { response: Some(panicked(served, http1)) },
@@ -249,6 +250,8 @@ pub(crate) struct Rest {
     served: Served,
     close: bool,
     http1: bool,
+    /// Others had their turn between the call and its first poll.
+    yielded: bool,
 }
 
 impl<F, B> Future for Answer<F, B>
@@ -265,10 +268,20 @@ where
                 None => Poll::Pending,
             },
             AnswerProject::Calling { calling, rest } => {
-                let result = match catch_unwind(AssertUnwindSafe(|| calling.poll(cx))) {
-                    Ok(Poll::Pending) => return Poll::Pending,
-                    Ok(Poll::Ready(result)) => Some(result),
-                    Err(_) => None,
+                // Not before every client that is ready was read: requests then leave in a row, and
+                // an endpoint is woken once for many of them instead of once for each.
+                if let Some(rest) = rest.as_mut().filter(|rest| rest.http1 && !rest.yielded) {
+                    rest.yielded = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                // Written from within, so that a response is not moved through the catch.
+                let mut polled = Poll::Pending;
+                let caught = catch_unwind(AssertUnwindSafe(|| polled = calling.poll(cx)));
+                let result = match (caught, polled) {
+                    (Ok(()), Poll::Pending) => return Poll::Pending,
+                    (Ok(()), Poll::Ready(result)) => Some(result),
+                    (Err(_), _) => None,
                 };
                 let Some(rest) = rest.take() else { return Poll::Pending };
                 Poll::Ready(Ok(match result {

@@ -123,7 +123,8 @@ pub struct EndpointSpec {
     pub id: EndpointId,
     /// Where it listens; at least one, the preferred one first (dual stack).
     pub addresses: Vec<SocketAddr>,
-    /// The name it was found by, if any.
+    /// The name it was found by or configured with, if any: what TLS asks for, and expects its
+    /// certificate to bear, unless the destination says otherwise.
     pub hostname: Option<Arc<str>>,
     /// Where it runs.
     pub locality: Locality,

@@ -16,7 +16,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 use std::collections::HashMap;
 use std::fmt;
 
-/// Most bytes that all sources of a configuration may have together; [`parse`](super::parse)
+/// Most bytes that all sources of a configuration may have together; [`parse`](super::parse())
 /// refuses more. 4 MiB.
 pub const MAX_BYTES: usize = 4 << 20;
 const MAX_DEPTH: usize = 32;

@@ -5,6 +5,7 @@ mod common;
 use common::process::{PATIENCE, Process, folder};
 use common::recorder::Recorder;
 use common::{exchange, listener, service, statuses};
+use testkit::net::Authority;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
@@ -101,5 +102,34 @@ async fn every_answer_is_counted_with_its_status_and_why() {
     let unavailable = r#"rpc_system_name="grpc",rpc_response_status_code="UNAVAILABLE""#;
     series(&process, &format!("{RPC}{{{unavailable}}} 1")).await;
     drop(held);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_counted() {
+    let folder = folder("handshakes");
+    let authority = Authority::new("mesh.test");
+    let leaf = authority.issue(&["localhost"]);
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (cert, key) = (write("cert.pem", &leaf.cert_pem), write("key.pem", &leaf.key_pem));
+    let ca = write("ca.pem", authority.pem());
+    let flags = ["--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1"];
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca];
+    let process = Process::start(&[&flags[..], &tls[..]].concat());
+    for line in ["success", "client_certificate", "timeout", "failure"] {
+        series(&process, &format!("mesh_tls_handshakes_total{{result=\"{line}\"}} 0")).await;
+    }
+    let stream = TcpStream::connect(process.proxy).await.unwrap();
+    let config = std::sync::Arc::new(authority.client(None, &["http/1.1"]));
+    let name = "localhost".try_into().unwrap();
+    let connected = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
+    series(&process, "mesh_tls_handshakes_total{result=\"client_certificate\"} 1").await;
+    drop(connected);
+    exchange(process.proxy, b"GET / HTTP/1.1\r\n\r\n").await;
+    series(&process, "mesh_tls_handshakes_total{result=\"failure\"} 1").await;
     std::fs::remove_dir_all(folder).unwrap();
 }

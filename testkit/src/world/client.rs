@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// First and longest wait between tries to connect to a lost endpoint.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// Endpoints know their number in the world.
 type Index = usize;

@@ -70,7 +70,7 @@ impl Body {
 
     /// Whether frames are still to be produced, instead of lying ready in memory.
     pub(crate) const fn is_stream(&self) -> bool {
-        matches!(self.kind, Kind::Stream(_))
+        matches!(self.kind, Kind::Stream(_) | Kind::Replay(_))
     }
 
     /// A second copy, if the body is known in full; `None` for a stream. A pinned call is not copied.

@@ -77,6 +77,31 @@ async fn h2load_over_http2_reaches_a_grpc_endpoint() {
 }
 
 #[tokio::test]
+async fn curl_speaks_every_version() {
+    let Some(curl) = parts::find("curl_speaks_every_version", "curl") else { return };
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200).content("hello ")).await;
+    let (_proxy, address) = proxy(endpoint.address(), &[]).await;
+    let url = format!("http://{address}/a");
+    let ask = async |arguments: &[&str]| {
+        let usual = ["-sS", "--max-time", "10", "-w", "%{http_version} %{http_code}"];
+        run(&curl, &[&usual[..], arguments, &[&url]].concat()).await
+    };
+    for (flag, expected) in [
+        ("--http1.0", "hello 1 200"),
+        ("--http1.1", "hello 1.1 200"),
+        ("--http2-prior-knowledge", "hello 2 200"),
+        // Asks for h2c by Upgrade, which is not passed on; HTTP/1.1 it stays.
+        ("--http2", "hello 1.1 200"),
+    ] {
+        assert_eq!(ask(&[flag]).await, expected, "{flag}");
+    }
+    let body = format!("@{}", curl.display());
+    assert_eq!(ask(&["--data-binary", &body]).await, "hello 1.1 200");
+    let sent = std::fs::metadata(&curl).unwrap().len();
+    assert_eq!(endpoint.body_bytes(), sent, "the body arrived");
+}
+
+#[tokio::test]
 async fn grpcio_makes_calls_of_every_shape() {
     let Some(python) = parts::find_python("grpcio_makes_calls_of_every_shape", "grpc") else {
         return;

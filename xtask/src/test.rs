@@ -5,9 +5,13 @@
 
 use crate::section::{self, Sections, Verdict, cargo, succeeds};
 use crate::{fuzz, generate, needs, root, target};
+use std::env;
 use std::fs;
 use std::process::{Command, ExitCode};
 
+/// How many calls the load tests make: as many as it takes to say that none of 100,000 fails. By
+/// themselves they make fewer.
+const CALLS: &str = "MESH_TEST_CALLS";
 const ALL: &[&str] = &["--workspace", "--all-features", "--locked"];
 
 fn sections(install: bool, fuzz_seconds: u32) -> Sections {
@@ -53,14 +57,16 @@ pub(crate) fn run(install: bool, fuzz_seconds: u32) -> ExitCode {
 }
 
 fn tests() -> Verdict {
-    if succeeds(cargo().args(["nextest", "--version"])) {
-        let mut nextest = cargo();
-        return section::run(nextest.args(["nextest", "run", "--no-fail-fast"]).args(ALL));
-    }
     let mut test = cargo();
-    section::run(
-        test.args(["test", "--quiet", "--no-fail-fast", "--lib", "--bins", "--tests"]).args(ALL),
-    )
+    if succeeds(cargo().args(["nextest", "--version"])) {
+        test.args(["nextest", "run", "--no-fail-fast"]);
+    } else {
+        test.args(["test", "--quiet", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    }
+    if env::var_os(CALLS).is_none() {
+        test.env(CALLS, "100000");
+    }
+    section::run(test.args(ALL))
 }
 
 fn deny(install: bool) -> Verdict {

@@ -169,7 +169,7 @@ async fn an_endpoint_that_only_fails_is_ejected() {
 async fn a_killed_endpoint_costs_no_get() {
     let (mut endpoints, _) = three(Reply::status(200).body(100)).await;
     // The calls in flight on the killed one may be enough to eject it, which is to be over soon.
-    let short = policy("outlier: { baseEjectionTime: 200ms }");
+    let short = policy("outlier: { interval: 100ms, baseEjectionTime: 200ms }");
     let mesh = mesh(&format!("{short}{}", service("inventory", &addresses(&endpoints))));
     let total = wanted_calls();
     let begin = Instant::now();
@@ -184,6 +184,7 @@ async fn a_killed_endpoint_costs_no_get() {
     until("the one that came back is ready", || state(&mesh, "inventory", first) == "ready").await;
     load.reach(total * 3 / 4).await;
     endpoints[1].kill().await;
+    assert!(load.made.load(SeqCst) < total, "killed under load");
 
     let failed = load.end().await;
     println!(

@@ -88,8 +88,11 @@ async fn three(reply: Reply) -> (Vec<ScriptedEndpoint>, Mesh) {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_fast_does_not_attract_calls() {
-    let (endpoints, mesh) = three(Reply::status(200).after(Duration::from_millis(2))).await;
+    let (endpoints, _) = three(Reply::status(200).after(Duration::from_millis(2))).await;
     endpoints[0].set(Reply::status(503));
+    // Nothing takes it out: it is the penalty that turns calls away.
+    let kept = policy("outlier: { consecutive5xx: 0 }");
+    let mesh = mesh(&format!("{kept}{}", service("inventory", &addresses(&endpoints))));
 
     let mut failed = 0;
     for _ in 0..2_000 {
@@ -103,6 +106,8 @@ async fn an_endpoint_that_fails_fast_does_not_attract_calls() {
     assert!(endpoints[0].calls() <= fair, "{} of {attempts}", endpoints[0].calls());
     println!("attempts at the failing endpoint: {} of {attempts}", endpoints[0].calls());
     assert_eq!(failed, 0, "each is answered by another endpoint");
+    assert_eq!(seen(&mesh, "inventory").ejections, 0);
+    assert_eq!(state(&mesh, "inventory", endpoints[0].address()), "ready");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod common;
 use common::recorder::Recorder;
 use common::{exchange, in_both_modes, proxy, read, statuses};
 use std::fmt::Write as _;
+use testkit::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,6 +19,7 @@ in_both_modes! {
     trailers_are_dropped_where_they_could_change_the_head,
     a_body_that_is_a_request_stays_a_body,
     what_is_cut_off_is_never_completed,
+    what_a_framing_error_touched_is_not_used_again,
     bytes_after_an_upgrade_wait_for_the_switch,
     pipelined_requests_are_answered_in_order,
     heads_have_limits,
@@ -227,10 +229,51 @@ async fn what_is_cut_off_is_never_completed(mode: &[&str]) {
         assert!(matches!(found[..], [] | [400]), "S15 {message:?}: {found:?}");
     }
     assert!(endpoint.requests().is_empty());
-    // The connections of the broken ones are not used again: this needs a fresh one.
     let answer = exchange(address, b"GET /after HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(statuses(&answer.await), [200]);
     assert_eq!(endpoint.requests().len(), 1);
+    assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
+}
+
+async fn what_a_framing_error_touched_is_not_used_again(mode: &[&str]) {
+    let endpoint = Recorder::start().await;
+    let (_proxy, address) = proxy(endpoint.address(), mode).await;
+    let get = b"GET /whole HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let mut touched = Vec::new();
+    // What reaches the endpoint, and the error that follows; empty where the client ends.
+    for (start, error) in [
+        (head("Content-Length: 10\r\n") + "abcde", ""),
+        (chunked("5\r\nabcde\r\n"), ""),
+        (chunked("5\r\nabcde\r\n"), "0x5\r\nabcde\r\n0\r\n\r\n"),
+        (chunked("5\r\nabcde\r\n"), "+5\r\nabcde\r\n0\r\n\r\n"),
+        (chunked("5\r\nabcde\r\n"), "5;a\nb\r\nabcde\r\n0\r\n\r\n"),
+        (chunked("5\r\nabcde\r\n"), "0\r\nX\0: a\r\n\r\n"),
+        (chunked("5\r\nabcde"), "XX0\r\n\r\n"),
+    ] {
+        // Leaves an idle connection to the endpoint, which the broken request may take.
+        assert_eq!(statuses(&exchange(address, get).await), [200]);
+        let before = endpoint.heads().len();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        until("the head reaches the endpoint", || endpoint.heads().len() > before).await;
+        let connection = endpoint.heads()[before];
+        if error.is_empty() {
+            stream.shutdown().await.unwrap();
+        } else {
+            stream.write_all((error.to_owned() + SMUGGLED).as_bytes()).await.unwrap();
+        }
+        let found = statuses(&read(&mut stream).await);
+        assert!(matches!(found[..], [] | [400]), "{start:?} {error:?}: {found:?}");
+        until("its connection is closed", || endpoint.cut().contains(&connection)).await;
+        assert!(!touched.contains(&connection), "{start:?} {error:?}: used again");
+        touched.push(connection);
+        assert_eq!(statuses(&exchange(address, get).await), [200]);
+        let after = endpoint.requests().pop().unwrap();
+        assert_eq!(after.line, "GET /whole HTTP/1.1");
+        assert!(!touched.contains(&after.connection), "{start:?} {error:?}: used again");
+    }
+    assert_eq!(endpoint.cut(), touched, "no other connection was touched");
+    assert!(endpoint.requests().iter().all(|request| request.line == "GET /whole HTTP/1.1"));
     assert_eq!(endpoint.ambiguous(), Vec::<String>::new());
 }
 

@@ -30,6 +30,10 @@ struct Record {
     requests: Mutex<Vec<Recorded>>,
     /// What a strict reader refuses: each is a message that could be read in two ways.
     ambiguous: Mutex<Vec<String>>,
+    /// The connection of each head, whether the rest came or not.
+    heads: Mutex<Vec<usize>>,
+    /// Connections that ended within a request.
+    cut: Mutex<Vec<usize>>,
     connections: AtomicUsize,
 }
 
@@ -65,6 +69,16 @@ impl Recorder {
         self.record.requests.lock().unwrap().clone()
     }
 
+    /// The connection that each head came over, its body complete or not.
+    pub(crate) fn heads(&self) -> Vec<usize> {
+        self.record.heads.lock().unwrap().clone()
+    }
+
+    /// Connections that ended within a request.
+    pub(crate) fn cut(&self) -> Vec<usize> {
+        self.record.cut.lock().unwrap().clone()
+    }
+
     /// Messages that were not canonical.
     pub(crate) fn ambiguous(&self) -> Vec<String> {
         self.record.ambiguous.lock().unwrap().clone()
@@ -74,7 +88,7 @@ impl Recorder {
 async fn serve(mut stream: TcpStream, record: Arc<Record>, connection: usize) {
     let mut buffer = Vec::new();
     loop {
-        match request(&mut stream, &mut buffer, connection).await {
+        match request(&mut stream, &mut buffer, &record, connection).await {
             Ok(Some(request)) => {
                 let upgrade = request.all("upgrade") == ["echo"];
                 record.requests.lock().unwrap().push(request);
@@ -99,6 +113,8 @@ async fn serve(mut stream: TcpStream, record: Arc<Record>, connection: usize) {
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
                     record.ambiguous.lock().unwrap().push(error.to_string());
+                } else {
+                    record.cut.lock().unwrap().push(connection);
                 }
                 return;
             }
@@ -114,6 +130,7 @@ fn wrong(why: impl Into<String>) -> io::Error {
 async fn request(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,
+    record: &Record,
     connection: usize,
 ) -> io::Result<Option<Recorded>> {
     let end = loop {
@@ -151,6 +168,7 @@ async fn request(
         }
         fields.push((name.to_owned(), value.trim().to_owned()));
     }
+    record.heads.lock().unwrap().push(connection);
     let recorded = Recorded { line, fields, body: Vec::new(), connection };
     let (lengths, codings) = (recorded.all("content-length"), recorded.all("transfer-encoding"));
     if recorded.all("host").len() != 1 {

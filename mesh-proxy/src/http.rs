@@ -278,16 +278,14 @@ where
                 // Written from within, so that a response is not moved through the catch.
                 let mut polled = Poll::Pending;
                 let caught = catch_unwind(AssertUnwindSafe(|| polled = calling.poll(cx)));
-                let result = match (caught, polled) {
-                    (Ok(()), Poll::Pending) => return Poll::Pending,
-                    (Ok(()), Poll::Ready(result)) => Some(result),
-                    (Err(_), _) => None,
-                };
+                if caught.is_ok() && polled.is_pending() {
+                    return Poll::Pending;
+                }
                 let Some(rest) = rest.take() else { return Poll::Pending };
-                Poll::Ready(Ok(match result {
-                    Some(Ok(response)) => rest.answered(response),
-                    Some(Err(error)) => rest.failed(&error),
-                    None => panicked(rest.served, rest.http1),
+                Poll::Ready(Ok(match polled {
+                    Poll::Ready(Ok(response)) => rest.answered(response),
+                    Poll::Ready(Err(error)) => rest.failed(&error),
+                    Poll::Pending => panicked(rest.served, rest.http1),
                 }))
             }
         }

@@ -154,7 +154,8 @@ fn attempt(
         Ok(Admitted { permit, admission }) => {
             endpoint.connections.attempted();
             destination.shared().metrics.picked();
-            let sending = endpoint.connections.of(worker).send(request, call.policy.protocol);
+            let connections = endpoint.connections.of(worker).clone();
+            let sending = Sending::start(connections, request, call.policy.protocol, call.grpc);
             let ticket = Ticket::new(destination, call, endpoint, now, admission);
             State::Sending { sending, ticket: Some(ticket.with_permit(permit)) }
         }

@@ -168,7 +168,8 @@ impl Connections {
     /// seen it; `CallerGone` when the request's own body failed.
     #[must_use = "dropping it cancels"]
     pub fn send(self: &Arc<Self>, request: Request<Body>, protocol: Protocol) -> Sending {
-        Sending::start(self.clone(), request, protocol)
+        let grpc = mesh_core::is_grpc(request.headers());
+        Sending::start(self.clone(), request, protocol, grpc)
     }
 
     /// Opens one connection and keeps it for the next call: says whether the endpoint can be
@@ -178,7 +179,7 @@ impl Connections {
     ///
     /// As [`Connections::send`] before anything is written.
     pub async fn probe(self: &Arc<Self>, protocol: Protocol) -> Result<(), Error> {
-        match self.open(self.offer(protocol, || false)).await? {
+        match self.open(self.offer(protocol, false)).await? {
             Opened::Http1(pair) => self.park(pair),
             Opened::Http2(connection) => {
                 self.http2.add(connection).await;
@@ -190,11 +191,11 @@ impl Connections {
 
     /// What to ask the endpoint for: under [`Protocol::Auto`], HTTP/2 where we know that it is
     /// spoken or the call needs it, what the handshake yields where there is one, else HTTP/1.
-    fn offer(&self, protocol: Protocol, needs_http2: impl FnOnce() -> bool) -> Offer {
+    fn offer(&self, protocol: Protocol, needs_http2: bool) -> Offer {
         match protocol {
             Protocol::Http1 => Offer::Http1,
             Protocol::Http2 => Offer::Http2,
-            Protocol::Auto if self.chose_http2.load(Ordering::Relaxed) || needs_http2() => {
+            Protocol::Auto if self.chose_http2.load(Ordering::Relaxed) || needs_http2 => {
                 Offer::Http2
             }
             Protocol::Auto if self.secure() => Offer::Either,

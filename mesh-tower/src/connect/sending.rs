@@ -38,12 +38,14 @@ pub struct Sending {
 }
 
 impl Sending {
-    pub(super) fn start(
+    /// `grpc` calls need HTTP/2.
+    pub(crate) fn start(
         connections: Arc<Connections>,
         request: Request<Body>,
         protocol: Protocol,
+        grpc: bool,
     ) -> Self {
-        let offer = connections.offer(protocol, || mesh_core::is_grpc(request.headers()));
+        let offer = connections.offer(protocol, grpc);
         let (exchange, fresh) = exchange(&connections, request, offer);
         Self { exchange, connections, offer, fresh }
     }

@@ -420,6 +420,46 @@ async fn big_bodies_respect_the_window() {
 }
 
 #[tokio::test]
+async fn an_upload_without_data_takes_no_room_from_another() {
+    /// What all streams of a connection may send at first (RFC 9113, section 6.9.2).
+    const WINDOW: usize = 65_535;
+    let (accepted, mut streams) = mpsc::channel(1);
+    let (address, _) = scripted(h2::server::Builder::new(), move |mut connection, _| {
+        let accepted = accepted.clone();
+        async move {
+            let Some((silent, respond_silent)) = next(&mut connection).await else { return };
+            accepted.send(()).await.expect("awaited");
+            let Some((mut busy, respond)) = next(&mut connection).await else { return };
+            let serve = async {
+                let mut received = 0;
+                // Gives no room back, as one that only does when none is left.
+                while received < WINDOW {
+                    let Some(Ok(data)) = busy.body_mut().data().await else { return };
+                    received += data.len();
+                }
+                answer(respond, "all of it");
+                answer(respond_silent, "nothing");
+                drop(silent);
+            };
+            tokio::join!(serve, run(connection));
+        }
+    })
+    .await;
+    let connections = connections(address);
+    let (_open, body) = fed();
+    let silent = tokio::spawn({
+        let connections = connections.clone();
+        async move { text(send(&connections, post(body)).await.expect("a response")).await }
+    });
+    soon(streams.recv()).await.expect("the first stream");
+    let (feed, body) = fed();
+    feed.send(Frame::data(Bytes::from(vec![7; WINDOW]))).await.expect("room");
+    let busy = send(&connections, post(body)).await.expect("a response");
+    assert_eq!(text(busy).await, "all of it");
+    assert_eq!(silent.await.expect("no panic"), "nothing");
+}
+
+#[tokio::test]
 async fn fields_of_the_connection_stay_behind() {
     let (address, _) = scripted(h2::server::Builder::new(), |mut connection, _| async move {
         while let Some((request, respond)) = next(&mut connection).await {

@@ -374,7 +374,7 @@ impl Exchange {
             }
         };
         drop(sender);
-        let upload = (!no_body).then(|| Upload { body, sink });
+        let upload = (!no_body).then(|| Upload { body, sink, waiting: None });
         Ok(Self { response, upload, stream: Some(stream) })
     }
 }
@@ -489,6 +489,8 @@ fn canonical(head: &mut http::request::Parts, body: &Body, secure: bool) -> Resu
 struct Upload {
     body: Body,
     sink: SendStream<Bytes>,
+    /// Data that waits for room, and whether it is the last.
+    waiting: Option<(Bytes, bool)>,
 }
 
 impl Upload {
@@ -499,16 +501,18 @@ impl Upload {
     /// The body's own; what the connection says, the response says as well.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
-            // A body in memory takes no room before it is handed over either way.
-            if self.body.is_stream() && self.sink.capacity() == 0 {
-                self.sink.reserve_capacity(1);
-                while self.sink.capacity() == 0 {
-                    match self.sink.poll_capacity(cx) {
-                        Poll::Ready(Some(Ok(_))) => {}
-                        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Ok(())),
-                        Poll::Pending => return self.poll_reset(cx),
-                    }
+            while self.waiting.is_some() && self.sink.capacity() == 0 {
+                match self.sink.poll_capacity(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Ok(())),
+                    Poll::Pending => return self.poll_reset(cx),
                 }
+            }
+            if let Some((data, last)) = self.waiting.take() {
+                if self.sink.send_data(data, last).is_ok() && !last {
+                    continue;
+                }
+                return Poll::Ready(Ok(()));
             }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
                 return self.poll_reset(cx);
@@ -516,6 +520,13 @@ impl Upload {
             let sent = match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => {
                     let last = self.body.is_end_stream();
+                    // A body in memory takes no room before it is handed over either way. Room is
+                    // asked for once there is data: kept without, it would be missing to others.
+                    if self.body.is_stream() && !data.is_empty() {
+                        self.sink.reserve_capacity(1);
+                        self.waiting = Some((data, last));
+                        continue;
+                    }
                     let sent = self.sink.send_data(data, last);
                     if !last && sent.is_ok() {
                         continue;

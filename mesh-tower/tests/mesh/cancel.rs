@@ -1,7 +1,7 @@
 //! Deadlines and callers that go away: what they started ends at the endpoint.
 
 use super::{LIMIT, get, mesh, policy, service};
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use mesh_tower::{Body, ErrorKind};
 use testkit::endpoint::{Reply, ScriptedEndpoint};
@@ -44,6 +44,24 @@ async fn a_chosen_timeout_bounds_the_body_too() {
     let error = error.downcast_ref::<mesh_tower::Error>().expect("an error of ours");
     assert_eq!(error.kind(), ErrorKind::Deadline, "{error}");
     until("the connection is closed", || endpoint.open_connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_for_an_upgrade_closes_its_connection() {
+    let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
+    let mesh = mesh(&service("inventory", &[endpoint.address()]));
+    let request = Request::get("http://inventory/")
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "echo")
+        .body(Body::empty())
+        .expect("valid");
+    let call = tokio::spawn(mesh.http().oneshot(request));
+    until("the call arrives", || endpoint.in_flight() == 1).await;
+    call.abort();
+    until("its connection is closed", || {
+        endpoint.in_flight() == 0 && endpoint.open_connections() == 0
+    })
+    .await;
 }
 
 #[tokio::test]

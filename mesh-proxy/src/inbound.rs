@@ -69,7 +69,8 @@ impl Inbound {
         self.asks.store(asks(policy), Relaxed);
     }
 
-    /// Applies the policy to a call that began at `started`; what is returned is to be kept until the call is over.
+    /// Applies the policy to a call that began at `started`; what is returned is to be kept until
+    /// the call is over.
     ///
     /// # Errors
     /// When as many calls are being served as may be. Calls that began while there was no limit

@@ -232,7 +232,8 @@ impl Mesh {
         self.worker
     }
 
-    /// Finds the route of a call that began at `started`. With `plain`, a host that is not configured is a DNS name.
+    /// Finds the route of a call that began at `started`. With `plain`, a host that is not
+    /// configured is a DNS name.
     pub(crate) fn route<B>(
         &self,
         authority: &str,

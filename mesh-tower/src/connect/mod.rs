@@ -162,9 +162,9 @@ impl Connections {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Connect`] and the TLS kinds when there is no
-    /// connection, [`ErrorKind::Overflow`] when none may be opened; `ConnectionClosed`, `RemoteReset` or `EndpointProtocol` when it failed under
-    /// the request, marked [`after_send`](Error::after_send) unless the application cannot have
+    /// [`ErrorKind::Connect`] and the TLS kinds when there is no connection,
+    /// [`ErrorKind::Overflow`] when none may be opened; `ConnectionClosed`, `RemoteReset` or
+    /// `EndpointProtocol` when it failed under the request, marked [`after_send`](Error::after_send) unless the application cannot have
     /// seen it; `CallerGone` when the request's own body failed.
     #[must_use = "dropping it cancels"]
     pub fn send(self: &Arc<Self>, request: Request<Body>, protocol: Protocol) -> Sending {

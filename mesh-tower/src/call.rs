@@ -10,6 +10,7 @@
 //! resolves.
 
 use crate::body::Body;
+use crate::call_options::CallOptions;
 use crate::deadline::Sent;
 use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
@@ -18,9 +19,10 @@ use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
 use mesh_core::retry::budget::Budget;
 use mesh_core::route::Rule;
-use mesh_core::{EndpointId, Policy, Timestamp};
+use mesh_core::{EndpointId, Policy, Timestamp, retry};
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The decisions of one call.
 #[derive(Clone, Debug)]
@@ -36,15 +38,16 @@ pub struct Call {
     pub attempt: u32,
     /// Endpoints of the attempts before this one.
     pub tried: Vec<EndpointId>,
-    /// Whether a repeated call does no harm, if the caller says so ([`Idempotent`]); by policy,
-    /// or else method, otherwise.
-    pub idempotent: Option<bool>,
+    /// What the caller asks for in place of the policy.
+    pub options: Option<Arc<CallOptions>>,
     /// Whether it is a gRPC call.
     pub grpc: bool,
     /// What it shares with the other calls of its destination.
     pub shared: Option<Arc<Shared>>,
     /// The rule that matched.
     pub rule: Option<Arc<Rule>>,
+    /// The policy's settings of retries as the options change them, if they do.
+    retry: Option<Arc<retry::Config>>,
     /// Whom it is for, once routed.
     pub(crate) destination: Option<Arc<Destination>>,
     /// When its request is sent in full, if `expiry` counts from then.
@@ -63,14 +66,23 @@ impl Call {
             expiry: None,
             attempt: 1,
             tried: Vec::new(),
-            idempotent: None,
+            options: None,
             grpc,
             shared: None,
             rule: None,
+            retry: None,
             destination: None,
             sent: None,
             hung: OnceLock::new(),
         }
+    }
+
+    /// The same, as its caller wants it.
+    #[must_use]
+    pub fn with_options(mut self, options: CallOptions) -> Self {
+        self.retry = options.retry(&self.policy.retry);
+        self.options = Some(Arc::new(options));
+        self
     }
 
     /// The same, to a destination.
@@ -85,9 +97,25 @@ impl Call {
     /// Whether the head of the answer should have been there by `now`.
     pub(crate) fn is_late(&self, now: Timestamp) -> bool {
         let Some(Expiry(expiry)) = self.expiry else { return false };
-        let span = self.policy.timeouts.request;
+        let span = self.timeout();
         let later = self.sent.as_ref().and_then(|sent| sent.extend(expiry, span));
         now >= later.unwrap_or(expiry)
+    }
+
+    /// Longest that it may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        let own = self.options.as_ref().and_then(|options| options.timeout);
+        own.unwrap_or(self.policy.timeouts.request)
+    }
+
+    /// How it is sent again.
+    pub(crate) fn retry(&self) -> &retry::Config {
+        self.retry.as_deref().unwrap_or(&self.policy.retry)
+    }
+
+    /// Whether its caller says that a repeated call does no harm.
+    pub(crate) fn idempotent(&self) -> Option<bool> {
+        self.options.as_ref().and_then(|options| options.idempotent)
     }
 
     /// The destination's retry budget.
@@ -125,6 +153,14 @@ pub fn pinned<B: 'static>(request: &Request<B>) -> Option<&Call> {
     }
 }
 
+/// What the caller of a request asks for.
+pub(crate) fn options<B: 'static>(request: &Request<B>) -> Option<&CallOptions> {
+    match pinned(request) {
+        Some(call) => call.options.as_deref(),
+        None => request.extensions().get(),
+    }
+}
+
 /// As [`pinned`], to be changed for the layers below.
 pub fn pinned_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Call> {
     let pinned = if own_mut(request).is_some() {
@@ -146,21 +182,6 @@ pub(crate) fn unpin<B: 'static>(request: &mut Request<B>) -> Option<Arc<Call>> {
 fn own_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Body> {
     (request.body_mut() as &mut dyn Any).downcast_mut()
 }
-
-/// In the extensions of a request: whether a repeated call does no harm. It wins over what policy
-/// and method say, and decides whether the call may be sent again once its bytes may have reached
-/// the application.
-///
-/// ```
-/// use http::Request;
-/// use mesh_tower::call::Idempotent;
-///
-/// let request = Request::put("http://inventory/items/7").extension(Idempotent(true)).body(());
-/// # assert!(request.is_ok());
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "callers make it")]
-pub struct Idempotent(pub bool);
 
 /// What all calls of one destination share.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Deadline: bounds one call, with all its attempts and waits.
 //!
 //! `expiry = min(now + timeout, expiry the caller brought)`; it only shrinks on its way down.
-//! The caller brings one as an [`Expiry`] in the request's extensions, as a field of the request
+//! `timeout` is the caller's own ([`CallOptions`](crate::CallOptions)), else the policy's.
+//! The caller brings an expiry as an [`Expiry`] in the request's extensions, as a field of the request
 //! (`grpc-timeout` on gRPC, `x-envoy-expected-rq-timeout-ms` on other HTTP), or by calling from within a handler that serves under a deadline itself
 //! (`server::Context`).
 //!
@@ -212,13 +213,15 @@ impl Limits {
             ServerContext::with(|context| context.expiry).flatten().map(|Expiry(at)| at),
             field(),
         ];
-        let own = started + timeouts.request;
-        let explicit = timeouts.explicit.then_some(own);
+        let asked = call::options(request).and_then(|options| options.timeout);
+        let span = asked.unwrap_or(timeouts.request);
+        let own = started + span;
+        let explicit = (asked.is_some() || timeouts.explicit).then_some(own);
         let whole = brought.into_iter().chain([explicit]).flatten().min();
         Self {
             started,
             head: whole.map_or(own, |whole| own.min(whole)),
-            span: timeouts.request,
+            span,
             whole,
             idle: timeouts.stream_idle,
             grpc,

@@ -6,6 +6,7 @@ pub mod body;
 pub mod breaker;
 mod builder;
 pub mod call;
+mod call_options;
 pub mod channel;
 pub mod clock;
 pub mod connect;
@@ -28,6 +29,7 @@ mod workers;
 
 pub use body::{Body, BoxError};
 pub use builder::{BuildError, MeshBuilder};
+pub use call_options::CallOptions;
 pub use channel::Channel;
 pub use destination::{DestinationState, EndpointView};
 #[cfg(feature = "reqwest")]

@@ -5,7 +5,8 @@
 
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
-use crate::call::{Call, Idempotent};
+use crate::call::Call;
+use crate::call_options::CallOptions;
 use crate::channel::Channel;
 use crate::clock;
 use crate::connect;
@@ -428,9 +429,11 @@ fn new_call<B>(
     destination: Arc<Destination>,
 ) -> Call {
     let grpc = mesh_core::is_grpc(request.headers());
-    let mut call = Call::new(started, policy, grpc).to(destination);
-    call.idempotent = request.extensions().get().map(|Idempotent(declared)| *declared);
-    call
+    let call = Call::new(started, policy, grpc).to(destination);
+    match request.extensions().get::<CallOptions>() {
+        Some(options) => call.with_options(options.clone()),
+        None => call,
+    }
 }
 
 /// How to connect to the endpoints of a destination.

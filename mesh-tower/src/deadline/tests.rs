@@ -1,5 +1,5 @@
 use super::*;
-use crate::Body as Bytes;
+use crate::{Body as Bytes, CallOptions};
 use http::HeaderValue;
 use http_body_util::BodyExt;
 use mesh_core::{GrpcCode, Policy};
@@ -166,6 +166,34 @@ async fn pinned_policy_and_start_win() {
     let mut request = request(None);
     call::pin(&mut request, call);
     assert_eq!(fails_after(DeadlineLayer::new(MS), request).await, 60 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_own_timeout_replaces_the_policys() {
+    for pinned in [false, true] {
+        for asked in [30, 90] {
+            let options = CallOptions::new().timeout(asked * MS);
+            let mut request = request(None);
+            if pinned {
+                let policy = Arc::new(Policy::default());
+                let call = call::Call::new(clock::now(), policy, false).with_options(options);
+                call::pin(&mut request, call);
+            } else {
+                request.extensions_mut().insert(options);
+            }
+            assert_eq!(fails_after(DeadlineLayer::new(60 * MS), request).await, asked * MS);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_own_timeout_does_not_outlast_the_deadline_it_works_under() {
+    let expiry = Some(Expiry(clock::now() + 30 * MS));
+    let served = ServerContext { expiry, ..ServerContext::default() };
+    let mut request = request(None);
+    request.extensions_mut().insert(CallOptions::new().timeout(1_000 * MS));
+    let waited = served.scope(fails_after(DeadlineLayer::default(), request)).await;
+    assert_eq!(waited, 30 * MS);
 }
 
 #[tokio::test(start_paused = true)]

@@ -70,6 +70,7 @@ pub(crate) mod replay;
 
 use crate::body::{Body, BoxError};
 use crate::call::{self, Call, Tried};
+use crate::call_options::CallOptions;
 use crate::clock;
 use crate::deadline::{self, Expiry, Sent};
 use crate::telemetry::DestinationMetrics;
@@ -201,12 +202,14 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(Body::new);
-        let pinned = call::pinned(&request);
-        let (config, budget, started) = match pinned {
-            Some(call) => {
-                (&call.policy.retry, call.budget().unwrap_or(&self.own.budget), call.started)
+        let mut changed = None;
+        let (config, budget, started) = match call::pinned(&request) {
+            Some(call) => (call.retry(), call.budget().unwrap_or(&self.own.budget), call.started),
+            None => {
+                changed = call::options(&request).and_then(|asked| asked.retry(&self.own.config));
+                let config = changed.as_deref().unwrap_or(&self.own.config);
+                (config, &self.own.budget, clock::now())
             }
-            None => (&self.own.config, &self.own.budget, clock::now()),
         };
         budget.deposit(started);
         let per_try = config.per_try_timeout;
@@ -233,6 +236,7 @@ where
                 next: None,
                 permit: None,
                 own: self.own.clone(),
+                changed,
             })
         });
         request.body_mut().call = call;
@@ -352,6 +356,8 @@ struct Repeat<S> {
     /// Counts a retry under way.
     permit: Option<Permit>,
     own: Arc<Own>,
+    /// The settings of a call without a pinned one, where its caller asks for others.
+    changed: Option<Arc<Config>>,
 }
 
 impl<S> Repeat<S> {
@@ -360,7 +366,18 @@ impl<S> Repeat<S> {
     }
 
     fn config(&self) -> &Config {
-        self.pinned().map_or(&self.own.config, |call| &call.policy.retry)
+        match self.pinned() {
+            Some(call) => call.retry(),
+            None => self.changed.as_deref().unwrap_or(&self.own.config),
+        }
+    }
+
+    /// Whether the caller says that a repeated call does no harm.
+    fn idempotent(&self) -> Option<bool> {
+        match self.pinned() {
+            Some(call) => call.idempotent(),
+            None => self.head.extensions.get::<CallOptions>()?.idempotent,
+        }
     }
 
     fn metrics(&self) -> Option<&DestinationMetrics> {
@@ -378,7 +395,7 @@ impl<S> Repeat<S> {
         let end = self.end(answer)?;
         let headers = answer.as_ref().ok().map(Response::headers);
         let attempted = Attempted::new(&self.head.method, end)
-            .with_idempotent(self.pinned().and_then(|call| call.idempotent))
+            .with_idempotent(self.idempotent())
             .with_attempts(attempt)
             .with_rate_limited(headers.is_some_and(|headers| headers.contains_key(RATE_LIMITED)));
         let config = self.config();

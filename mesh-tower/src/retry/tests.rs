@@ -137,6 +137,14 @@ fn pin(request: &mut Request<Body>, edit: impl FnOnce(&mut Call)) {
     crate::call::pin(request, call);
 }
 
+fn declare(request: &mut Request<Body>, idempotent: Option<bool>) {
+    pin(request, |call| {
+        if let Some(idempotent) = idempotent {
+            *call = call.clone().with_options(CallOptions::new().idempotent(idempotent));
+        }
+    });
+}
+
 fn grpc() -> Request<Body> {
     let mut request = request(Method::POST);
     request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -177,7 +185,7 @@ async fn what_may_have_reached_it_goes_again_only_if_idempotent() {
         for step in [status(502), status(503), status(504), reset()] {
             let script = Script::new([step, status(200)]);
             let mut request = request(method.clone());
-            pin(&mut request, |call| call.idempotent = idempotent);
+            declare(&mut request, idempotent);
             let _ = script.run(RetryLayer::new(), request).await;
             assert_eq!(script.attempts() == 2, again, "{method} {idempotent:?}");
         }
@@ -211,6 +219,28 @@ async fn a_policy_without_retries_passes_calls_through() {
     let script = Script::new([refused()]);
     let error = script.run(RetryLayer::new().attempts(0), request(Method::GET)).await;
     assert_eq!(error.expect_err("an error").attempts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_asks_for_wins_over_policy_and_settings() {
+    for pinned in [false, true] {
+        for (options, attempts) in [
+            (CallOptions::new(), 2),
+            (CallOptions::new().no_retry(), 1),
+            (CallOptions::new().retries(2), 3),
+            (CallOptions::new().idempotent(false), 1),
+        ] {
+            let script = Script::new([status(503), status(503), status(200)]);
+            let mut request = request(Method::GET);
+            if pinned {
+                pin(&mut request, |call| *call = call.clone().with_options(options));
+            } else {
+                request.extensions_mut().insert(options);
+            }
+            script.run(RetryLayer::new(), request).await.expect("a response");
+            assert_eq!(script.attempts(), attempts, "pinned: {pinned}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,7 +305,7 @@ async fn a_grpc_status_in_the_head_goes_again_unless_the_server_forbids_it() {
     ] {
         let script = Script::new([Step::Status(200, fields), Step::Status(200, &[])]);
         let mut request = grpc();
-        pin(&mut request, |call| call.idempotent = idempotent);
+        declare(&mut request, idempotent);
         script.run(RetryLayer::new(), request).await.expect("a response");
         assert_eq!(script.attempts(), attempts, "{fields:?} {idempotent:?}");
         if fields == PUSHBACK {

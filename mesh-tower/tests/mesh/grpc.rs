@@ -1,8 +1,7 @@
 //! gRPC through a channel: tonic's client against tonic's server and scripted ones.
 
 use super::{mesh, policy, seen, service, state};
-use mesh_tower::call::Idempotent;
-use mesh_tower::{Error, ErrorKind};
+use mesh_tower::{CallOptions, Error, ErrorKind};
 use std::net::SocketAddr;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use testkit::greeter::Hello;
@@ -85,7 +84,7 @@ async fn a_caller_may_declare_a_call_safe_to_repeat() {
         let before = busy.calls();
         let mut request = tonic::Request::new(hello("ada"));
         if let Some(declared) = declared {
-            request.extensions_mut().insert(Idempotent(declared));
+            request.extensions_mut().insert(CallOptions::new().idempotent(declared));
         }
         let status = greeter.say_hello(request).await.expect_err("it is busy");
         assert_eq!(status.code(), Code::Unavailable);

@@ -1,10 +1,12 @@
 //! What is sent again, and how often.
 
 use super::{addresses, call, get, mesh, policy, seen, service};
-use http::{Method, StatusCode};
-use mesh_tower::ErrorKind;
+use http::{Method, Request, StatusCode};
+use mesh_tower::{Body, CallOptions, ErrorKind};
+use std::time::Duration;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use tokio::time::Instant;
+use tower::ServiceExt;
 
 #[tokio::test]
 async fn under_errors_only_the_endpoints_see_little_more_than_the_calls() {
@@ -88,4 +90,31 @@ async fn a_route_may_turn_retries_off() {
         StatusCode::SERVICE_UNAVAILABLE
     );
     assert_eq!(endpoint.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_may_ask_for_more_less_or_other_time_than_the_policy() {
+    let busy = ScriptedEndpoint::http1(Reply::status(503)).await;
+    let quick = policy("retry: { backoff: { base: 1ms, max: 1ms } }");
+    let mesh = mesh(&format!("{quick}{}", service("inventory", &[busy.address()])));
+    let ask = async |method: Method, options: CallOptions| {
+        let request = Request::builder().method(method).uri("http://inventory/").extension(options);
+        let before = busy.calls();
+        let answer = mesh.http().oneshot(request.body(Body::empty()).expect("valid")).await;
+        (answer.map(|response| response.status()), busy.calls() - before)
+    };
+    for (method, options, attempts) in [
+        (Method::GET, CallOptions::new(), 2),
+        (Method::GET, CallOptions::new().retries(3), 4),
+        (Method::GET, CallOptions::new().no_retry(), 1),
+        (Method::GET, CallOptions::new().idempotent(false), 1),
+        (Method::PUT, CallOptions::new().idempotent(true), 2),
+    ] {
+        let (answer, made) = ask(method, options.clone()).await;
+        assert_eq!(answer.expect("an answer"), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(made, attempts, "{options:?}");
+    }
+    let (answer, made) = ask(Method::GET, CallOptions::new().timeout(Duration::ZERO)).await;
+    assert_eq!(answer.expect_err("no time").kind(), ErrorKind::Deadline);
+    assert_eq!(made, 0);
 }

@@ -1,0 +1,81 @@
+//! What a caller asks for one call, in place of what the policy says.
+//!
+//! ```text
+//! mesh < namespace < service < route < call
+//! ```
+//!
+//! Options are the last level of that order: a value that is set here replaces the policy's, a
+//! value that is not leaves it as it is. They travel in the extensions of a request, so they need
+//! no client of ours: hyper, tonic, reqwest and axum all hand extensions on.
+//!
+//! Limits of the destination hold all the same: the retry budget, the caps on work at once, and the
+//! deadline of the call that is being served while this one is made.
+//!
+//! ```
+//! use http::Request;
+//! use mesh_tower::{Body, CallOptions};
+//! use std::time::Duration;
+//!
+//! let options = CallOptions::new().timeout(Duration::from_millis(300)).no_retry();
+//! let request = Request::get("http://inventory/items/7").extension(options).body(Body::empty());
+//! # assert!(request.is_ok());
+//! ```
+
+use mesh_core::retry;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// See the [module docs](self).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) idempotent: Option<bool>,
+}
+
+impl CallOptions {
+    /// Nothing asked for: the policy decides.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { timeout: None, retries: None, idempotent: None }
+    }
+
+    /// Longest that the call may take, with all its attempts and waits, to the end of its response
+    /// body. It may be longer than the policy's. Zero fails the call before it is sent.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Attempts after the first, each within the destination's budget. On what they follow is the
+    /// policy's to say.
+    #[must_use]
+    pub const fn retries(mut self, retries: u32) -> Self {
+        self.retries = Some(retries);
+        self
+    }
+
+    /// One attempt, whatever comes of it.
+    #[must_use]
+    pub const fn no_retry(self) -> Self {
+        self.retries(0)
+    }
+
+    /// Whether a repeated call does no harm. Decides, before policy and method, whether the call may
+    /// be sent again once its bytes may have reached the application.
+    #[must_use]
+    pub const fn idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = Some(idempotent);
+        self
+    }
+
+    /// The policy's settings of retries with what is asked for here; `None` if that is nothing.
+    pub(crate) fn retry(&self, policy: &retry::Config) -> Option<Arc<retry::Config>> {
+        let attempts = self.retries.filter(|retries| *retries != policy.attempts)?;
+        let mut config = policy.clone();
+        config.attempts = attempts;
+        Some(Arc::new(config))
+    }
+}

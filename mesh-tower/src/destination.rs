@@ -8,23 +8,21 @@
 //!
 //! One task per destination follows discovery and runs the outlier sweep; it ends with the
 //! destination. Losing the source changes nothing here: the last set stays.
-//!
-//! An endpoint that cannot be connected to is out until a task of its own has opened a connection:
-//! 100 ms after the failure, then with full jitter up to 1 s, so that a destination that was down
-//! as a whole serves again within a second of coming back.
 
+mod state;
+mod unreachable;
+
+pub use self::state::{DestinationState, EndpointView};
 use crate::call::{Call, Shared};
 use crate::clock;
 use crate::connect::{self, Caps, Connections, Protocol};
-use crate::telemetry::{BreakerState, DestinationMetrics, Observe, Observed};
-use crate::workers::{Worker, Workers};
+use crate::telemetry::{BreakerState, DestinationMetrics};
+use crate::workers::Workers;
 use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
-use mesh_core::health::{EndpointState, StateKind};
 use mesh_core::limit::Limits;
 use mesh_core::pick::{NoPick, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
-use mesh_core::retry::backoff;
 use mesh_core::retry::budget::Budget;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
 use mesh_core::{
@@ -40,14 +38,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 /// An endpoint with its connections.
 pub(crate) type Endpoint = mesh_core::Endpoint<Workers>;
-
-/// Background attempts to reach an endpoint that refused: 100 ms, doubling to 1 s.
-const RECONNECT: backoff::Config =
-    backoff::Config::new(Duration::from_millis(100), Duration::from_secs(1));
 
 /// What destinations need from the mesh around them.
 #[derive(Clone, Debug)]
@@ -347,48 +341,6 @@ impl Destination {
         );
     }
 
-    /// The endpoint could not be connected to: takes it out, asks discovery again, and tries it
-    /// in the background until it answers or is removed.
-    pub(crate) fn unreachable(self: &Arc<Self>, endpoint: &Arc<Endpoint>, error: &Error) {
-        if !endpoint.connections.lost(error) {
-            return;
-        }
-        let delay = RECONNECT.delay(1, &mut || fastrand::u64(..));
-        let now = clock::now();
-        endpoint.health().set_unreachable(now, now + delay);
-        tracing::warn!(
-            "mesh.destination" = &*self.label,
-            "mesh.endpoint" = %endpoint.id(),
-            "endpoint unreachable: {}", error.message(),
-        );
-        self.ask_again.notify_one();
-        let task = reconnect(Arc::downgrade(self), endpoint.clone(), delay);
-        self.environment.runtime.spawn(task);
-    }
-
-    /// A connection broke under an attempt: asks in the background whether the endpoint still
-    /// accepts any, so that a dead one is out before the next call picks it.
-    pub(crate) fn suspect(self: &Arc<Self>, endpoint: &Arc<Endpoint>, error: &Error) {
-        // Over HTTP/2 it may be one stream that was reset, which says nothing about the rest.
-        let stream = error.kind() == ErrorKind::RemoteReset
-            && endpoint.connections.all().any(|connections| connections.counts().http2 > 0);
-        if stream || endpoint.health().is_unreachable() || !endpoint.connections.begin_asking() {
-            return;
-        }
-        let (destination, endpoint) = (Arc::downgrade(self), endpoint.clone());
-        let protocol = self.policy.load().protocol;
-        self.environment.runtime.spawn(async move {
-            let reached = endpoint.connections.of(Worker::default()).probe(protocol).await;
-            endpoint.connections.end_asking();
-            // That no connection may be opened says nothing about the endpoint.
-            if let (Err(error), Some(destination)) = (reached, destination.upgrade())
-                && error.kind() != ErrorKind::Overflow
-            {
-                destination.unreachable(&endpoint, &error.with_endpoint(endpoint.id()));
-            }
-        });
-    }
-
     /// What a failed connection says when there is no other endpoint that could be picked.
     pub(crate) fn down(&self, error: &Error) -> Option<Error> {
         let picker = self.picker.load();
@@ -463,60 +415,6 @@ impl Destination {
             tracing::info!("mesh.destination" = &*self.label, "mesh.endpoint" = %endpoint, "endpoint readmitted");
         }
     }
-
-    /// Who serves it, in which state, with which load.
-    pub(crate) fn state(&self, now: Timestamp) -> DestinationState {
-        let policy = self.policy.load();
-        let picker = self.picker.load();
-        let counts = self.shared.metrics.counts();
-        DestinationState {
-            name: self.label.clone(),
-            attempts: counts.picks,
-            retries: counts.retries,
-            ejections: counts.ejections,
-            endpoints: picker
-                .set()
-                .members()
-                .iter()
-                .map(|member| {
-                    let endpoint = &member.endpoint;
-                    let (state, since) = told(endpoint, now);
-                    EndpointView {
-                        id: endpoint.id().clone(),
-                        state,
-                        lasted: now.since(since),
-                        attempts: endpoint.connections.attempts(),
-                        in_flight: endpoint.load().in_flight(),
-                        load: endpoint.load().peak_ewma(now, &policy.pick.ewma),
-                        weight: member.spec.weight,
-                        connections: endpoint
-                            .connections
-                            .all()
-                            .map(|connections| connections.counts().connections())
-                            .sum(),
-                    }
-                })
-                .collect(),
-        }
-    }
-}
-
-/// The state of an endpoint with all that is known here, and since when it is in it.
-fn told(endpoint: &Endpoint, now: Timestamp) -> (EndpointState, Timestamp) {
-    let mut state = endpoint.state(now);
-    if state.kind == StateKind::Unreachable
-        && let Some(cause) = endpoint.connections.cause()
-    {
-        state.reason = cause.message().to_owned().into();
-    }
-    let declared = endpoint.connections.declared_since();
-    let since = match state.since {
-        // It is not ready for longer than discovery says that it may be called.
-        Some(since) if state.kind == StateKind::Ready => since.max(declared),
-        Some(since) => since,
-        None => declared,
-    };
-    (state, since)
 }
 
 /// Puts an endpoint under the limits of a policy.
@@ -606,97 +504,6 @@ impl Follow {
                 }
             }
         }
-    }
-}
-
-/// Tries an unreachable endpoint until it answers, is removed, or the destination is gone.
-async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut delay: Duration) {
-    let mut attempt = 1;
-    loop {
-        sleep(delay).await;
-        let Some(protocol) = destination.upgrade().map(|known| known.policy.load().protocol) else {
-            return;
-        };
-        let reached = endpoint.connections.of(Worker::default()).probe(protocol).await;
-        let Some(destination) = destination.upgrade() else { return };
-        let now = clock::now();
-        match reached {
-            Ok(()) => {
-                endpoint.health().set_reachable(now);
-                endpoint.connections.found();
-                tracing::info!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "endpoint reachable again");
-                return;
-            }
-            Err(error) => {
-                attempt += 1;
-                delay = RECONNECT.delay(attempt, &mut || fastrand::u64(..));
-                endpoint.health().set_unreachable(now, now + delay);
-                endpoint.connections.lost(&error.clone().with_endpoint(endpoint.id()));
-                tracing::debug!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "still unreachable: {}", error.message());
-            }
-        }
-        let here = destination
-            .picker
-            .load()
-            .set()
-            .members()
-            .iter()
-            .any(|member| Arc::ptr_eq(&member.endpoint, &endpoint));
-        if !here {
-            return;
-        }
-    }
-}
-
-/// A destination as the admin page shows it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DestinationState {
-    /// Its name; for one without configuration, the authority that calls named.
-    pub name: Arc<str>,
-    /// Attempts made.
-    pub attempts: u64,
-    /// How many of them were retries.
-    pub retries: u64,
-    /// How often outlier detection ejected an endpoint.
-    pub ejections: u64,
-    /// Those who serve it.
-    pub endpoints: Vec<EndpointView>,
-}
-
-/// An endpoint as the admin page shows it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct EndpointView {
-    /// Its id, by default its address.
-    pub id: EndpointId,
-    /// Its state, with reason and times.
-    pub state: EndpointState,
-    /// How long it has been in this state; a ready one that was never out: in its set.
-    pub lasted: Duration,
-    /// Attempts made.
-    pub attempts: u64,
-    /// Attempts in flight.
-    pub in_flight: u32,
-    /// What the picker compares, in seconds.
-    pub load: f64,
-    /// Its configured share.
-    pub weight: u32,
-    /// Open connections.
-    pub connections: usize,
-}
-
-impl Observe for Destination {
-    fn observe(&self, now: Timestamp) -> Observed {
-        let mut endpoints: Vec<(&'static str, u64)> = Vec::new();
-        for member in self.picker.load().set().members() {
-            let state = member.endpoint.state(now).kind.as_str();
-            match endpoints.iter_mut().find(|(known, _)| *known == state) {
-                Some((_, count)) => *count += 1,
-                None => endpoints.push((state, 1)),
-            }
-        }
-        Observed { endpoints, budget_remaining: Some(u64::from(self.shared.budget.remaining(now))) }
     }
 }
 

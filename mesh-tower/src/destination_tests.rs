@@ -1,5 +1,6 @@
 use super::*;
 use crate::telemetry::Metrics;
+use crate::workers::Worker;
 
 /// A destination with this endpoint, found by discovery.
 pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoint>) {

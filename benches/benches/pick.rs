@@ -1,7 +1,7 @@
 //! What one pick costs, at 10 and at 10,000 endpoints. Allowed: 100 ns.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use mesh_core::pick::{Config, Picker, Policy};
+use mesh_core::pick::{Config, PickArgs, Picker, Policy};
 use mesh_core::{EndpointSet, EndpointSpec, Timestamp};
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ fn picks(criterion: &mut Criterion) {
             let picker = picker(len, policy, weighted);
             let mut draw = draws();
             group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
-                bencher.iter(|| black_box(picker.pick(later, &[], &mut draw).is_ok()));
+                bencher.iter(|| black_box(picker.pick(&PickArgs::new(later), &mut draw).is_ok()));
             });
         }
         group.finish();
@@ -64,7 +64,7 @@ fn picks(criterion: &mut Criterion) {
         }
         let mut draw = draws();
         group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
-            bencher.iter(|| black_box(picker.pick(later, &[], &mut draw).is_ok()));
+            bencher.iter(|| black_box(picker.pick(&PickArgs::new(later), &mut draw).is_ok()));
         });
     }
     group.finish();

@@ -21,7 +21,7 @@ use crate::workers::Workers;
 use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
 use mesh_core::limit::Limits;
-use mesh_core::pick::{NoPick, Picker, Reason};
+use mesh_core::pick::{NoPick, PickArgs, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::budget::Budget;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
@@ -234,7 +234,7 @@ impl Destination {
         tried: &[EndpointId],
     ) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
         let picker = self.picker.load();
-        match picker.pick(now, tried, &mut || fastrand::u64(..)) {
+        match picker.pick(&PickArgs::new(now).with_avoid(tried), &mut || fastrand::u64(..)) {
             Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
             Err(NoPick::AllOut { example, .. }) => {
                 Err(Unpicked::Final(self.all_out(picker.set(), &example)))

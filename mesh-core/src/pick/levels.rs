@@ -8,10 +8,10 @@
 //! Shares are counted again only after the health of an endpoint of the set has changed. Source:
 //! Envoy "Priority levels" and "Panic threshold".
 
-use super::schedule::Schedule;
+use super::Config;
+use super::group::Group;
 use crate::Draw;
 use crate::endpoint::{EndpointSet, Member};
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Whole shares are counted in parts of this, so that rounding does not show.
@@ -23,21 +23,15 @@ pub(super) struct Levels(Box<[Level]>);
 /// The members of one priority.
 #[derive(Debug)]
 pub(super) struct Level {
-    start: usize,
-    end: usize,
-    schedule: Option<Schedule>,
+    group: Group,
     /// Count of changes (40 bits), share of the calls up to and with this level (23 bits),
     /// panic (1 bit).
     counted: AtomicU64,
 }
 
 impl Level {
-    pub(super) const fn range(&self) -> Range<usize> {
-        self.start..self.end
-    }
-
-    pub(super) const fn schedule(&self) -> Option<&Schedule> {
-        self.schedule.as_ref()
+    pub(super) const fn group(&self) -> &Group {
+        &self.group
     }
 }
 
@@ -51,19 +45,14 @@ const fn stamp(changes: u64) -> u64 {
 
 impl Levels {
     /// Of a set whose members are sorted by priority.
-    pub(super) fn new<C>(set: &EndpointSet<C>) -> Self {
+    pub(super) fn new<C>(set: &EndpointSet<C>, config: &Config) -> Self {
         let mut start = 0;
         let same = |a: &Member<C>, b: &Member<C>| a.spec.priority == b.spec.priority;
         let levels = set.members().chunk_by(same).map(|members| {
-            let weights: Vec<u32> = members.iter().map(|member| member.spec.weight).collect();
-            let level = Level {
-                start,
-                end: start + members.len(),
-                schedule: Schedule::new(&weights),
-                counted: AtomicU64::new(NEVER),
-            };
-            start = level.end;
-            level
+            let range = start..start + members.len();
+            start = range.end;
+            let group = Group::new(set.members(), range, config);
+            Level { group, counted: AtomicU64::new(NEVER) }
         });
         Self(levels.collect())
     }
@@ -102,7 +91,7 @@ impl Levels {
     /// Counts all levels. Two threads that do so at once write the same.
     #[cold]
     fn count<C>(&self, set: &EndpointSet<C>, threshold: u8, changes: u64) {
-        let members = |level: &Level| set.members().get(level.range()).unwrap_or_default();
+        let members = |level: &Level| level.group.members(set.members());
         let available = |level: &Level| {
             members(level).iter().filter(|member| member.endpoint.is_selectable()).count() as u64
         };

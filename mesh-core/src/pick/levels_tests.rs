@@ -21,7 +21,7 @@ fn set_of(health: &[u16]) -> EndpointSet {
 
 fn shares(health: &[u16]) -> (Vec<u64>, Vec<bool>) {
     let set = set_of(health);
-    let levels = Levels::new(&set);
+    let levels = Levels::new(&set, &Config::default());
     let mut before = 0;
     let shares = levels.all().iter().map(|level| {
         let up_to = levels.counted(level, &set, 50) >> 1 & ((1 << 23) - 1);
@@ -68,7 +68,7 @@ fn a_level_panics_below_its_threshold_when_all_together_are_short() {
 #[test]
 fn shares_are_counted_anew_after_a_change() {
     let set = set_of(&[100]);
-    let levels = Levels::new(&set);
+    let levels = Levels::new(&set, &Config::default());
     assert!(!levels.panics(&levels.all()[0], &set, 50));
     for member in set.members().iter().take(11) {
         member.endpoint.health().set_unreachable(Timestamp::ZERO, Timestamp::MAX);

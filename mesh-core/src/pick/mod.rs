@@ -35,24 +35,27 @@
 //! without replacement, and least request with weights draws by weight instead of keeping a
 //! queue that every pick would have to lock.
 
+mod args;
+mod choices;
+mod group;
+mod least_request;
 mod levels;
+mod peak_ewma;
+mod random;
+mod round_robin;
 mod schedule;
 
+pub use args::PickArgs;
+
 use crate::config::percent;
-use crate::endpoint::{EndpointId, EndpointSet, Member};
+use crate::endpoint::{EndpointSet, Member};
 use crate::{Draw, Timestamp, load};
+use choices::MAX_CHOICES;
+use group::Candidates;
 use levels::{Level, Levels};
-use schedule::Schedule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// Most endpoints that are compared for one pick, whatever is configured.
-const MAX_CHOICES: u32 = 10;
-/// How often what is out is drawn again before the level is searched.
-const REDRAWS: usize = 5;
-const MAX_DRAWS: usize = MAX_CHOICES as usize + REDRAWS;
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -101,15 +104,19 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// How many endpoints are compared.
+    fn choices(&self) -> u32 {
+        self.choice_count.clamp(2, MAX_CHOICES)
+    }
+}
+
 /// Chooses among the endpoints of one set; replaced whole, with it.
 #[derive(Debug)]
 pub struct Picker<C = ()> {
     set: EndpointSet<C>,
     config: Config,
-    choices: usize,
     levels: Levels,
-    /// Of the rotation.
-    cursor: AtomicUsize,
 }
 
 /// The chosen endpoint, and why it.
@@ -182,9 +189,8 @@ impl<C> Picker<C> {
     /// A picker over this set. Costs `n log n` when weights differ, otherwise little.
     #[must_use]
     pub fn new(set: EndpointSet<C>, config: Config) -> Self {
-        let levels = Levels::new(&set);
-        let choices = config.choice_count.clamp(2, MAX_CHOICES) as usize;
-        Self { set, config, choices, levels, cursor: AtomicUsize::new(0) }
+        let levels = Levels::new(&set, &config);
+        Self { set, config, levels }
     }
 
     /// The endpoints it chooses from.
@@ -199,37 +205,62 @@ impl<C> Picker<C> {
         &self.config
     }
 
-    /// Chooses an endpoint, if possible none of `avoid` (those that the call has tried).
+    /// Chooses an endpoint, if possible none that the call has tried.
     ///
     /// # Errors
     /// When there are no endpoints, or all are out.
-    pub fn pick(
-        &self,
-        now: Timestamp,
-        avoid: &[EndpointId],
-        draw: &mut impl Draw,
-    ) -> Result<Picked<'_, C>, NoPick> {
+    pub fn pick(&self, args: &PickArgs<'_>, draw: &mut impl Draw) -> Result<Picked<'_, C>, NoPick> {
         let levels = self.levels.all();
         let first = match levels {
             [] => return Err(NoPick::Empty),
             [_] => 0,
             _ => self.levels.draw(&self.set, self.config.panic_threshold, draw),
         };
-        let mut search = Search { picker: self, now, avoid, allow_avoided: false };
-        if let Some(picked) = levels.get(first).and_then(|level| search.level(level, draw)) {
+        if let Some(level) = levels.get(first)
+            && let Some(picked) = self.pick_from(level, args, false, draw)
+        {
             return Ok(picked);
         }
         // The level's share was counted before this attempt's own exclusions.
         for allow_avoided in [false, true] {
-            if allow_avoided && avoid.is_empty() {
+            if allow_avoided && args.avoid.is_empty() {
                 break;
             }
-            search.allow_avoided = allow_avoided;
-            if let Some(picked) = levels.iter().find_map(|level| search.level(level, draw)) {
+            let mut picks =
+                levels.iter().map(|level| self.pick_from(level, args, allow_avoided, draw));
+            if let Some(picked) = picks.find_map(|picked| picked) {
                 return Ok(picked);
             }
         }
-        Err(self.all_out(now))
+        Err(self.all_out(args.now))
+    }
+
+    fn pick_from(
+        &self,
+        level: &Level,
+        args: &PickArgs<'_>,
+        allow_avoided: bool,
+        draw: &mut impl Draw,
+    ) -> Option<Picked<'_, C>> {
+        let group = level.group();
+        let members = group.members(self.set.members());
+        let candidates = Candidates { picker: self, level, members, args, allow_avoided };
+        let found = group.pick(&candidates, draw)?;
+        let reason = if found.panic {
+            Reason::Panic
+        } else if allow_avoided && candidates.is_avoided(found.member) {
+            Reason::Retried
+        } else if members.len() == 1 {
+            Reason::Only
+        } else {
+            Reason::Chosen
+        };
+        Some(Picked { member: found.member, reason })
+    }
+
+    /// Whether a level is picked from as a whole.
+    fn panics(&self, level: &Level) -> bool {
+        self.levels.panics(level, &self.set, self.config.panic_threshold)
     }
 
     #[cold]
@@ -239,219 +270,6 @@ impl<C> Picker<C> {
             total: members.len(),
             example: format!("{} is {}", member.endpoint.id(), member.endpoint.state(now)),
         })
-    }
-}
-
-/// One pick under way.
-struct Search<'a, 'b, C> {
-    picker: &'a Picker<C>,
-    now: Timestamp,
-    avoid: &'b [EndpointId],
-    allow_avoided: bool,
-}
-
-impl<'a, C> Search<'a, '_, C> {
-    fn level(&self, level: &Level, draw: &mut impl Draw) -> Option<Picked<'a, C>> {
-        let members = self.picker.set.members().get(level.range())?;
-        let rotates = match self.picker.config.policy {
-            Policy::RoundRobin => true,
-            Policy::LeastRequest => self.picker.config.active_request_bias <= 0.0,
-            _ => false,
-        };
-        let found = if rotates {
-            self.rotate(level, members, draw)
-        } else {
-            self.compare(level, members, draw)
-        };
-        let (member, panic) = match found {
-            Some(found) => found,
-            None => self.scan(level, members, draw)?,
-        };
-        let reason = if panic {
-            Reason::Panic
-        } else if self.allow_avoided && self.is_avoided(member) {
-            Reason::Retried
-        } else if members.len() == 1 {
-            Reason::Only
-        } else {
-            Reason::Chosen
-        };
-        Some(Picked { member, reason })
-    }
-
-    /// Draws distinct endpoints, and takes the one of least load.
-    fn compare(
-        &self,
-        level: &Level,
-        members: &'a [Member<C>],
-        draw: &mut impl Draw,
-    ) -> Option<(&'a Member<C>, bool)> {
-        let choices = match self.picker.config.policy {
-            Policy::Random => 1,
-            _ => self.picker.choices,
-        };
-        if let ([only], true) = (members, self.avoid.is_empty()) {
-            return self.usable(level, only).map(|panic| (only, panic));
-        }
-        let mut drawn = Drawn::default();
-        let mut best: Option<(&Member<C>, bool)> = None;
-        let mut least = f64::INFINITY;
-        let mut found = 0;
-        for _ in 0..choices + REDRAWS {
-            let Some(index) = drawn.next(level.schedule(), members.len(), draw) else { break };
-            let Some(member) = members.get(index) else { continue };
-            let Some(panic) = self.usable(level, member) else { continue };
-            found += 1;
-            if choices == 1 {
-                return Some((member, panic));
-            }
-            let cost = self.cost(member);
-            if best.is_none() || cost < least {
-                (best, least) = (Some((member, panic)), cost);
-            }
-            if found == choices {
-                break;
-            }
-        }
-        best
-    }
-
-    /// Takes the next of the rotation.
-    fn rotate(
-        &self,
-        level: &Level,
-        members: &'a [Member<C>],
-        draw: &mut impl Draw,
-    ) -> Option<(&'a Member<C>, bool)> {
-        for _ in 0..=REDRAWS {
-            let mut turn = self.picker.cursor.fetch_add(1, Relaxed);
-            if turn == 0 {
-                // Clients that start together must not walk in step.
-                turn = draw.bits() as usize >> 8;
-                self.picker.cursor.store(turn.wrapping_add(1), Relaxed);
-            }
-            let index = match level.schedule() {
-                Some(schedule) => schedule.at(turn),
-                None => turn % members.len(),
-            };
-            if let Some(member) = members.get(index)
-                && let Some(panic) = self.usable(level, member)
-            {
-                return Some((member, panic));
-            }
-        }
-        None
-    }
-
-    /// Searches the whole level from a random place.
-    #[cold]
-    fn scan(
-        &self,
-        level: &Level,
-        members: &'a [Member<C>],
-        draw: &mut impl Draw,
-    ) -> Option<(&'a Member<C>, bool)> {
-        let (before, after) = members.split_at(draw.below(members.len()));
-        after
-            .iter()
-            .chain(before)
-            .find_map(|member| self.usable(level, member).map(|panic| (member, panic)))
-    }
-
-    /// Whether it can be picked, and if so whether only because of the panic threshold.
-    fn usable(&self, level: &Level, member: &Member<C>) -> Option<bool> {
-        if !self.avoid.is_empty() && !self.allow_avoided && self.is_avoided(member) {
-            return None;
-        }
-        let endpoint = &*member.endpoint;
-        if endpoint.is_selectable_at(self.now) {
-            return Some(false);
-        }
-        let picker = self.picker;
-        let health = endpoint.health();
-        let panic = health.is_declared_usable()
-            && !health.is_unreachable()
-            && picker.levels.panics(level, &picker.set, picker.config.panic_threshold);
-        panic.then_some(true)
-    }
-
-    fn is_avoided(&self, member: &Member<C>) -> bool {
-        self.avoid.contains(member.endpoint.id())
-    }
-
-    fn cost(&self, member: &Member<C>) -> f64 {
-        let config = &self.picker.config;
-        let load = member.endpoint.load();
-        match config.policy {
-            Policy::LeastRequest => {
-                let active = f64::from(load.in_flight());
-                let biased = if config.active_request_bias == 1.0 {
-                    active
-                } else {
-                    (active + 1.0).powf(config.active_request_bias) - 1.0
-                };
-                biased / f64::from(member.spec.weight.max(1))
-            }
-            _ => load.peak_ewma(self.now, &config.ewma),
-        }
-    }
-}
-
-/// The places drawn so far for one pick.
-#[derive(Default)]
-struct Drawn {
-    /// Ascending.
-    places: [usize; MAX_DRAWS],
-    len: usize,
-}
-
-impl Drawn {
-    /// A place that was not drawn before; none if all were, or by schedule if chance keeps
-    /// naming the same.
-    fn next(
-        &mut self,
-        schedule: Option<&Schedule>,
-        places: usize,
-        draw: &mut impl Draw,
-    ) -> Option<usize> {
-        if self.len >= places.min(MAX_DRAWS) {
-            return None;
-        }
-        let Some(schedule) = schedule else {
-            // Uniform among the places that are left: skip over each drawn one.
-            let mut place = draw.below(places - self.len);
-            let mut at = 0;
-            for drawn in self.places.iter().take(self.len) {
-                if place < *drawn {
-                    break;
-                }
-                place += 1;
-                at += 1;
-            }
-            self.insert(at, place);
-            return Some(place);
-        };
-        for _ in 0..=REDRAWS {
-            let place = schedule.at(draw.bits() as usize >> 8);
-            let drawn = self.places.iter().take(self.len);
-            match drawn.clone().position(|one| *one == place) {
-                Some(_) => {}
-                None => {
-                    let at = drawn.take_while(|one| **one < place).count();
-                    self.insert(at, place);
-                    return Some(place);
-                }
-            }
-        }
-        None
-    }
-
-    fn insert(&mut self, at: usize, place: usize) {
-        self.places.copy_within(at..self.len, at + 1);
-        if let Some(slot) = self.places.get_mut(at) {
-            *slot = place;
-        }
-        self.len += 1;
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Source: Envoy's EDF scheduler, gRFC A58 (order by `1/w`).
 
+use crate::endpoint::Member;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -21,6 +22,12 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    /// The schedule of the weights of these members; `None` if all are equal.
+    pub(super) fn of_members<C>(members: &[Member<C>]) -> Option<Self> {
+        let weights: Vec<u32> = members.iter().map(|member| member.spec.weight).collect();
+        Self::new(&weights)
+    }
+
     /// The schedule of these weights; `None` if all are equal, and rotation does.
     pub(super) fn new(weights: &[u32]) -> Option<Self> {
         let first = *weights.first()?;

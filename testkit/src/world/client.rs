@@ -3,7 +3,7 @@
 use http::Method;
 use mesh_core::health::outlier::Detector;
 use mesh_core::health::{StateKind, breaker};
-use mesh_core::pick::{Picker, Reason};
+use mesh_core::pick::{PickArgs, Picker, Reason};
 use mesh_core::retry::budget::{self, Budget};
 use mesh_core::retry::{self, Attempted, End, Verdict};
 use mesh_core::{
@@ -79,7 +79,8 @@ impl Client {
         tried: &[EndpointId],
         draw: &mut impl Draw,
     ) -> Result<Picked, Refused> {
-        let picked = self.picker.pick(now, tried, draw).map_err(|_| Refused)?;
+        let picked =
+            self.picker.pick(&PickArgs::new(now).with_avoid(tried), draw).map_err(|_| Refused)?;
         let endpoint = &picked.member.endpoint;
         let admission = match &self.policy.breaker {
             None => None,

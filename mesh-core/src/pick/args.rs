@@ -1,0 +1,47 @@
+//! What a call brings to a pick.
+
+use crate::Timestamp;
+use crate::endpoint::EndpointId;
+
+/// What a call brings to a pick.
+///
+/// ```
+/// use mesh_core::pick::PickArgs;
+/// use mesh_core::{EndpointId, Timestamp};
+///
+/// let tried = [EndpointId::from("127.0.0.1:8080")];
+/// let args = PickArgs::new(Timestamp::ZERO).with_avoid(&tried);
+/// assert_eq!(args.avoid, tried);
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PickArgs<'a> {
+    /// The time of the attempt.
+    pub now: Timestamp,
+    /// Endpoints that are picked only if there is no other: those that the call has tried.
+    pub avoid: &'a [EndpointId],
+    /// Hash of the call, for the policies that send calls of one hash to one endpoint.
+    pub hash: Option<u64>,
+}
+
+impl<'a> PickArgs<'a> {
+    /// Those of a first attempt at `now`, without a hash.
+    #[must_use]
+    pub const fn new(now: Timestamp) -> Self {
+        Self { now, avoid: &[], hash: None }
+    }
+
+    /// The endpoints that the call has tried.
+    #[must_use]
+    pub const fn with_avoid(mut self, avoid: &'a [EndpointId]) -> Self {
+        self.avoid = avoid;
+        self
+    }
+
+    /// The hash of the call.
+    #[must_use]
+    pub const fn with_hash(mut self, hash: u64) -> Self {
+        self.hash = Some(hash);
+        self
+    }
+}

@@ -1,0 +1,148 @@
+//! Choices: draws a few distinct members, and takes the one of least load.
+//!
+//! What is out is drawn again, up to five times. With unequal weights a member is drawn in
+//! proportion to its weight.
+//!
+//! Source: Mitzenmacher, "The power of two choices"; Finagle `p2c` (five re-draws). Ours: draws
+//! are without replacement.
+
+use super::group::{Candidates, Found};
+use super::schedule::Schedule;
+use crate::Draw;
+use crate::endpoint::Member;
+
+/// Most endpoints that are compared for one pick, whatever is configured.
+pub(super) const MAX_CHOICES: u32 = 10;
+/// How often what is out is drawn again before the group is searched.
+pub(super) const REDRAWS: usize = 5;
+const MAX_DRAWS: usize = MAX_CHOICES as usize + REDRAWS;
+
+/// Draws from the members of one group.
+#[derive(Debug)]
+pub(super) struct Choices {
+    /// How many are compared.
+    count: usize,
+    /// By weight; `None` if all are equal.
+    schedule: Option<Schedule>,
+}
+
+impl Choices {
+    /// `count` is clamped to 1 … [`MAX_CHOICES`].
+    pub(super) fn new<C>(members: &[Member<C>], count: u32) -> Self {
+        let schedule = Schedule::of_members(members);
+        Self { count: count.clamp(1, MAX_CHOICES) as usize, schedule }
+    }
+
+    /// The drawn member of least load; the first drawn on ties.
+    pub(super) fn least<'a, C>(
+        &self,
+        candidates: &Candidates<'a, '_, C>,
+        draw: &mut impl Draw,
+        load: impl Fn(&Member<C>) -> f64,
+    ) -> Option<Found<'a, C>> {
+        if candidates.len() == 1 {
+            return candidates.usable(0);
+        }
+        let mut drawn = Drawn::default();
+        let mut best: Option<Found<'a, C>> = None;
+        let mut least = f64::INFINITY;
+        let mut found = 0;
+        for _ in 0..self.count + REDRAWS {
+            let Some(place) = drawn.next(self.schedule.as_ref(), candidates.len(), draw) else {
+                break;
+            };
+            let Some(one) = candidates.usable(place) else { continue };
+            found += 1;
+            if self.count == 1 {
+                return Some(one);
+            }
+            let cost = load(one.member);
+            if best.is_none() || cost < least {
+                (best, least) = (Some(one), cost);
+            }
+            if found == self.count {
+                break;
+            }
+        }
+        best
+    }
+}
+
+/// The places drawn so far for one pick.
+#[derive(Default)]
+struct Drawn {
+    /// Ascending.
+    places: [usize; MAX_DRAWS],
+    len: usize,
+}
+
+impl Drawn {
+    /// A place that was not drawn before; none if all were, or by schedule if chance keeps
+    /// naming the same.
+    fn next(
+        &mut self,
+        schedule: Option<&Schedule>,
+        places: usize,
+        draw: &mut impl Draw,
+    ) -> Option<usize> {
+        if self.len >= places.min(MAX_DRAWS) {
+            return None;
+        }
+        let Some(schedule) = schedule else {
+            // Uniform among the places that are left: skip over each drawn one.
+            let mut place = draw.below(places - self.len);
+            let mut at = 0;
+            for drawn in self.places.iter().take(self.len) {
+                if place < *drawn {
+                    break;
+                }
+                place += 1;
+                at += 1;
+            }
+            self.insert(at, place);
+            return Some(place);
+        };
+        for _ in 0..=REDRAWS {
+            let place = schedule.at(draw.bits() as usize >> 8);
+            let drawn = self.places.iter().take(self.len);
+            match drawn.clone().position(|one| *one == place) {
+                Some(_) => {}
+                None => {
+                    let at = drawn.take_while(|one| **one < place).count();
+                    self.insert(at, place);
+                    return Some(place);
+                }
+            }
+        }
+        None
+    }
+
+    fn insert(&mut self, at: usize, place: usize) {
+        self.places.copy_within(at..self.len, at + 1);
+        if let Some(slot) = self.places.get_mut(at) {
+            *slot = place;
+        }
+        self.len += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_are_distinct_and_fair() {
+        let mut rng = fastrand::Rng::with_seed(12);
+        let mut draw = || rng.u64(..);
+        let mut seen = [0u32; 6];
+        for _ in 0..6_000 {
+            let mut drawn = Drawn::default();
+            let places: Vec<_> = (0..4).filter_map(|_| drawn.next(None, 6, &mut draw)).collect();
+            for (n, place) in places.iter().enumerate() {
+                assert!(!places[..n].contains(place), "{places:?}");
+                seen[*place] += 1;
+            }
+        }
+        assert!(seen.iter().all(|count| (3_800..4_200).contains(count)), "{seen:?}");
+    }
+}

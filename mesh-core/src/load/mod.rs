@@ -22,6 +22,12 @@
 //!
 //! Source: Finagle `PeakEwma`; linkerd2-proxy's load biaser for the penalty.
 
+pub mod report;
+mod reporter;
+
+pub use report::Report;
+pub use reporter::Reporter;
+
 use crate::Timestamp;
 use crate::config::span;
 use schemars::JsonSchema;

@@ -11,6 +11,7 @@ mod draw;
 mod endpoint;
 mod error;
 pub mod explain;
+pub mod hash;
 pub mod health;
 pub mod limit;
 pub mod load;

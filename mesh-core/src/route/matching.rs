@@ -278,7 +278,7 @@ impl QueryMatch {
 }
 
 /// The bytes that a percent-encoded text stands for; a `%` without two hex digits is itself.
-fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
+pub(crate) fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
     let mut rest = text.as_bytes();
     std::iter::from_fn(move || {
         let (byte, used) = match *rest {

@@ -13,6 +13,7 @@ pub mod path;
 
 pub use check::{CheckError, Checked, check_route};
 pub(crate) use host::{HostTable, canonical, covers};
+pub(crate) use matching::decoded as percent_decoded;
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 
 use crate::config::{Origin, Origins};

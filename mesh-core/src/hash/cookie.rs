@@ -1,0 +1,264 @@
+//! Cookies that keep a caller at one endpoint: read from requests, set in answers.
+//!
+//! Of several cookies of one name the first counts; quotes around a value are not part of it, and
+//! one without a value is none. Set: `name=value; Max-Age=60; Path=/; Secure; SameSite=Lax;
+//! HttpOnly`, where what is not configured is left out, and `HttpOnly` always stands: no script has
+//! a use for it. Source: RFC 6265; Envoy `Cookie`, gRFC A55 (path).
+
+use crate::config::span;
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// What a cookie is called, and how it is set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Written", into = "Written")]
+#[schemars(with = "Written")]
+#[non_exhaustive]
+pub struct Cookie {
+    /// Its name: a token (RFC 6265 §4.1.1), compared letter by letter.
+    pub name: Box<str>,
+    /// `Max-Age`, in whole seconds, rounded up; 0 is a session cookie, which has none.
+    pub ttl: Option<Duration>,
+    /// `Path`: where it is sent.
+    pub path: Option<Box<str>>,
+    /// `Secure`: only over TLS.
+    pub secure: bool,
+    /// `SameSite`.
+    pub same_site: Option<SameSite>,
+}
+
+/// From which sites a browser sends a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub enum SameSite {
+    /// Its own alone.
+    Strict,
+    /// Its own, and links to it.
+    Lax,
+    /// All; browsers ask for `secure` too.
+    None,
+}
+
+impl SameSite {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "Strict",
+            Self::Lax => "Lax",
+            Self::None => "None",
+        }
+    }
+}
+
+/// A [`Cookie`] as it is written.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(rename = "Cookie")]
+struct Written {
+    /// Its name.
+    name: Box<str>,
+    /// `Max-Age`, in whole seconds, rounded up; `0s` is a session cookie, which has none.
+    #[serde(default, with = "span::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<span::Text>")]
+    ttl: Option<Duration>,
+    /// `Path`: where it is sent. It begins with `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<Box<str>>,
+    /// `Secure`: only over TLS. No.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    secure: bool,
+    /// `SameSite`. None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    same_site: Option<SameSite>,
+}
+
+impl TryFrom<Written> for Cookie {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { name, ttl, path, secure, same_site } = written;
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(format!("`{}` is not the name of a cookie", name.escape_debug()));
+        }
+        if let Some(path) = &path
+            && !(path.starts_with('/') && path.bytes().all(is_path))
+        {
+            return Err(format!(
+                "`{}` is not the path of a cookie: it begins with `/`, and has no `;`",
+                path.escape_debug()
+            ));
+        }
+        Ok(Self { name, ttl, path, secure, same_site })
+    }
+}
+
+impl From<Cookie> for Written {
+    fn from(Cookie { name, ttl, path, secure, same_site }: Cookie) -> Self {
+        Self { name, ttl, path, secure, same_site }
+    }
+}
+
+/// Of a token (RFC 9110 §5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+const fn is_path(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b';'
+}
+
+impl Cookie {
+    /// A cookie without attributes.
+    ///
+    /// # Errors
+    /// When the name is not a token.
+    pub fn new(name: &str) -> Result<Self, String> {
+        let (ttl, path, secure, same_site) = (None, None, false, None);
+        Written { name: name.into(), ttl, path, secure, same_site }.try_into()
+    }
+
+    /// Its value in a request.
+    #[must_use]
+    pub fn of<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+        headers.get_all(COOKIE).iter().find_map(|field| {
+            field.as_bytes().split(|byte| *byte == b';').find_map(|pair| {
+                let value = pair.trim_ascii_start().strip_prefix(self.name.as_bytes())?;
+                let value = value.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+                let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+                Some(quoted.unwrap_or(value)).filter(|value| !value.is_empty())
+            })
+        })
+    }
+
+    /// The `Set-Cookie` field that sets it; `None` if the value cannot stand in one.
+    #[must_use]
+    pub fn set(&self, value: &str) -> Option<HeaderValue> {
+        let mut text = format!("{}={value}", self.name);
+        if let Some(ttl) = self.ttl.filter(|ttl| !ttl.is_zero()) {
+            let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+            // Writing to a string does not fail, here and below.
+            let _ = write!(text, "; Max-Age={seconds}");
+        }
+        if let Some(path) = &self.path {
+            let _ = write!(text, "; Path={path}");
+        }
+        if self.secure {
+            text.push_str("; Secure");
+        }
+        if let Some(same_site) = self.same_site {
+            let _ = write!(text, "; SameSite={}", same_site.as_str());
+        }
+        text.push_str("; HttpOnly");
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// Whether a client sends it with requests to `path` (RFC 6265 §5.1.4).
+    #[must_use]
+    pub fn covers(&self, path: &str) -> bool {
+        let Some(own) = self.path.as_deref() else { return true };
+        path.strip_prefix(own)
+            .is_some_and(|rest| rest.is_empty() || own.ends_with('/') || rest.starts_with('/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookie(text: &str) -> Result<Cookie, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    fn headers(fields: &[&'static str]) -> HeaderMap {
+        fields.iter().map(|field| (COOKIE, HeaderValue::from_static(field))).collect()
+    }
+
+    #[test]
+    fn the_first_cookie_of_the_name_counts_without_quotes() {
+        let cookie = Cookie::new("sid").unwrap();
+        for (fields, expected) in [
+            (&["sid=1"][..], Some("1")),
+            (&["a=0; sid=1; sid=2"], Some("1")),
+            (&["a=0;sid=1"], Some("1")),
+            (&["a=0", "sid=1"], Some("1")),
+            (&["sid=\"1\""], Some("1")),
+            (&["sid = 1 ; a=0"], Some("1")),
+            (&["sid=a=b="], Some("a=b=")),
+            (&["sid=", "sid=2"], Some("2")),
+            (&["SID=1"], None),
+            (&["xsid=1; sidx=1; sid"], None),
+            (&["sid=\"\""], None),
+            (&["sid=\""], Some("\"")),
+            (&[";;=;"], None),
+            (&[], None),
+        ] {
+            let headers = headers(fields);
+            assert_eq!(cookie.of(&headers), expected.map(str::as_bytes), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_set_with_what_is_configured() {
+        for (written, expected) in [
+            (r#"{"name":"sid"}"#, "sid=v; HttpOnly"),
+            (r#"{"name":"sid","ttl":"0s"}"#, "sid=v; HttpOnly"),
+            (
+                r#"{"name":"sid","ttl":"1m500ms","path":"/a","secure":true,"sameSite":"Lax"}"#,
+                "sid=v; Max-Age=61; Path=/a; Secure; SameSite=Lax; HttpOnly",
+            ),
+        ] {
+            let cookie = cookie(written).unwrap();
+            assert_eq!(cookie.set("v").unwrap(), expected);
+            assert_eq!(serde_json::to_string(&cookie).unwrap(), written);
+        }
+        assert_eq!(Cookie::new("sid").unwrap().set("a\r\nb"), None);
+    }
+
+    #[test]
+    fn a_path_covers_what_is_below_it() {
+        for (own, path, covered) in [
+            ("/", "/a", true),
+            ("/a", "/a", true),
+            ("/a", "/a/b", true),
+            ("/a/", "/a/b", true),
+            ("/a/", "/a", false),
+            ("/a", "/ab", false),
+            ("/a", "/", false),
+        ] {
+            let cookie = cookie(&format!(r#"{{"name":"sid","path":"{own}"}}"#)).unwrap();
+            assert_eq!(cookie.covers(path), covered, "{own} {path}");
+        }
+        assert!(Cookie::new("sid").unwrap().covers("/anything"));
+    }
+
+    #[test]
+    fn names_and_paths_that_would_break_the_field_are_refused() {
+        for name in ["", "a b", "a;b", "a=b", "ä", "a\n"] {
+            assert!(Cookie::new(name).is_err(), "{name:?}");
+        }
+        for path in ["", "a", "/a;b", "/a b", "/\\n"] {
+            let written = format!(r#"{{"name":"sid","path":"{path}"}}"#);
+            assert!(cookie(&written).is_err(), "{path:?}");
+        }
+    }
+}

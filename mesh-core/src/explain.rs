@@ -24,6 +24,8 @@ pub struct Explanation {
     pub request: String,
     /// The rule that matches.
     pub route: Option<RouteExplained>,
+    /// What the rule does to it instead of sending it anywhere, in words.
+    pub answered: Vec<String>,
     /// Why no rule takes it, if none does.
     pub unrouted: Option<String>,
     /// Why it is refused, if it is, whatever the rules say.
@@ -64,6 +66,8 @@ pub struct DestinationExplained {
     pub tls: bool,
     /// Where it is written.
     pub origin: Origin,
+    /// What is done to requests that go there and to their responses, in words and in order.
+    pub filters: Vec<String>,
     /// Its endpoints; empty if they are known at run time only.
     pub candidates: Vec<Candidate>,
     /// The policy of calls that go this way.
@@ -143,6 +147,7 @@ pub fn explain(
     let mut told = Explanation {
         request: format!("{} {}{}{query}", request.method, request.authority, request.path),
         route: None,
+        answered: Vec::new(),
         unrouted: None,
         refused: None,
         notes: Vec::new(),
@@ -176,6 +181,7 @@ pub fn explain(
         }
         Some(entry) => {
             told.route = Some(RouteExplained::of(entry));
+            told.answered = entry.rule.answer.as_ref().map_or_else(Vec::new, |f| f.describe());
             told.destinations = destinations(snapshot, &entry.rule, &live);
             if https {
                 told.refused = in_plain_text(&told.destinations);
@@ -205,10 +211,11 @@ impl RouteExplained {
 }
 
 impl Explanation {
-    /// Whether a call can be sent somewhere.
+    /// Whether a call can be sent somewhere, or its rule answers it.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        self.refused.is_none() && self.destinations.iter().any(|known| known.percent > 0.0)
+        !self.answered.is_empty()
+            || self.refused.is_none() && self.destinations.iter().any(|known| known.percent > 0.0)
     }
 
     /// Tells what becomes of a host that nobody configured.
@@ -226,6 +233,7 @@ impl Explanation {
                     endpoints: plain.endpoints.to_string(),
                     tls: plain.tls.is_some(),
                     origin: plain.origin,
+                    filters: Vec::new(),
                     candidates: Vec::new(),
                     policy: policy_values(policy, snapshot.default_origins()),
                 });
@@ -267,6 +275,7 @@ fn destination(
         endpoints: known.endpoints.to_string(),
         tls: known.tls.is_some(),
         origin: known.origin.clone(),
+        filters: backend.filters.as_ref().map_or_else(Vec::new, |filters| filters.describe()),
         candidates,
         policy: policy_values(&backend.policy, &backend.origins),
     }
@@ -355,6 +364,9 @@ impl fmt::Display for Explanation {
         if let Some(route) = &self.route {
             writeln!(f, "route        {} ({}): {}", route.rule, route.origin, route.condition)?;
         }
+        for what in &self.answered {
+            writeln!(f, "filter       {}", what.escape_debug())?;
+        }
         if let Some(why) = &self.unrouted {
             writeln!(f, "route        none: {why}")?;
         }
@@ -380,6 +392,9 @@ impl fmt::Display for DestinationExplained {
             "destination  {} ({}), {:.1} % of requests, {security}",
             self.name, self.origin, self.percent
         )?;
+        for filter in &self.filters {
+            writeln!(f, "filter       {}", filter.escape_debug())?;
+        }
         writeln!(f, "endpoints    {}", self.endpoints)?;
         if self.candidates.is_empty() {
             writeln!(f, "  known at run time only")?;
@@ -422,6 +437,15 @@ spec:
   - matches: [{ path: { value: /y } }]
     timeouts: { request: 2s }
     backendRefs: [{ name: a }]
+  - matches: [{ path: { value: /f } }]
+    filters:
+    - type: URLRewrite
+      urlRewrite: { path: { type: ReplacePrefixMatch, replacePrefixMatch: /v2 } }
+    - type: RequestHeaderModifier
+      requestHeaderModifier: { remove: [x-a] }
+    backendRefs: [{ name: a }]
+  - matches: [{ path: { value: /e } }]
+    filters: [{ type: RequestRedirect, requestRedirect: { scheme: https } }]
 ";
 
     fn told(authority: &str, path: &str) -> Explanation {
@@ -460,6 +484,21 @@ spec:
         for part in ["r/1 (f.yaml:17)", "100.0 % of requests", "out  127.0.0.1:2", "f.yaml:18"] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
+    }
+
+    #[test]
+    fn tells_filters_in_the_order_in_which_they_act() {
+        let told = told("a", "/f");
+        let lines = "filter       request headers: remove x-a\n\
+                     filter       rewrite: path /f/… to /v2/…\nendpoints";
+        assert!(told.to_string().contains(lines), "{told}");
+    }
+
+    #[test]
+    fn tells_what_a_rule_answers_by_itself() {
+        let told = told("a", "/e");
+        assert!(told.to_string().contains("filter       redirect: 302, scheme https\n"), "{told}");
+        assert!(told.is_sent() && told.destinations.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::draw::Draw;
 use crate::endpoint::EndpointSpec;
 use crate::name::DestinationName;
 use crate::policy::Policy;
+use crate::route::filter::Filters;
 use crate::route::{self, Backend, Entries, HostTable, RouteRequest, Rule};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -206,6 +207,13 @@ pub enum Unrouted {
         /// The rule.
         rule: Arc<str>,
     },
+    /// A rule matches, and answers by itself.
+    Answered {
+        /// The rule.
+        rule: Arc<str>,
+        /// What it does; `answer` is there.
+        filters: Arc<Filters>,
+    },
 }
 
 impl fmt::Display for Unrouted {
@@ -216,6 +224,7 @@ impl fmt::Display for Unrouted {
                 write!(f, "no rule of host `{}` matches the request", host.escape_debug())
             }
             Self::NoBackend { rule } => write!(f, "all weights of rule `{rule}` are 0"),
+            Self::Answered { rule, .. } => write!(f, "rule `{rule}` answers by itself"),
         }
     }
 }

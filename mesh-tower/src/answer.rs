@@ -41,12 +41,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 #[must_use]
 pub fn response<B: From<Bytes>>(error: &Error, grpc: bool) -> Response<B> {
     let mut response = if grpc {
-        let mut response = Response::new(B::from(Bytes::new()));
-        let headers = response.headers_mut();
-        headers.reserve(4);
-        headers.insert(CONTENT_TYPE, GRPC);
-        insert_grpc_status(headers, error.grpc_code(), &error.to_string());
-        response
+        self::grpc(error.grpc_code(), &error.to_string())
     } else {
         let mut text = error.to_string();
         text.push('\n');
@@ -56,6 +51,16 @@ pub fn response<B: From<Bytes>>(error: &Error, grpc: bool) -> Response<B> {
         response
     };
     response.headers_mut().insert(PROXY_STATUS, proxy_status(error));
+    response
+}
+
+/// A trailers-only response of gRPC.
+pub(crate) fn grpc<B: From<Bytes>>(code: GrpcCode, message: &str) -> Response<B> {
+    let mut response = Response::new(B::from(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.reserve(4);
+    headers.insert(CONTENT_TYPE, GRPC);
+    insert_grpc_status(headers, code, message);
     response
 }
 

@@ -19,6 +19,7 @@ use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
 use mesh_core::retry::budget::Budget;
 use mesh_core::route::Rule;
+use mesh_core::route::filter::Filters;
 use mesh_core::{EndpointId, Policy, Timestamp, retry};
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -48,6 +49,8 @@ pub struct Call {
     pub rule: Option<Arc<Rule>>,
     /// The policy's settings of retries as the options change them, if they do.
     retry: Option<Arc<retry::Config>>,
+    /// What its rule does to it.
+    pub(crate) filters: Option<Arc<Filters>>,
     /// Whom it is for, once routed.
     pub(crate) destination: Option<Arc<Destination>>,
     /// When its request is sent in full, if `expiry` counts from then.
@@ -71,6 +74,7 @@ impl Call {
             shared: None,
             rule: None,
             retry: None,
+            filters: None,
             destination: None,
             sent: None,
             hung: OnceLock::new(),

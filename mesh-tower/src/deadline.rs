@@ -56,6 +56,7 @@ use crate::body::BoxError;
 use crate::call;
 use crate::clock;
 use crate::server::Context as ServerContext;
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::deadline::{
@@ -335,6 +336,20 @@ impl<B> Body<B> {
             whole: limits.whole,
             idle: limits.idle,
             grpc: limits.grpc,
+        }
+    }
+}
+
+/// The body of an answer made above, which is there already.
+impl<B: From<Bytes>> From<Bytes> for Body<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            inner: Some(B::from(bytes)),
+            timer: None,
+            waiting: None,
+            whole: None,
+            idle: Duration::ZERO,
+            grpc: false,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod connect;
 pub mod deadline;
 mod destination;
+mod filter;
 mod integrations;
 pub mod limit;
 pub mod listen;

@@ -33,6 +33,7 @@
 
 use crate::call::{self, Call};
 use crate::telemetry::DestinationMetrics;
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::limit::{Kind, Limits, Overflow, Permit};
@@ -168,6 +169,13 @@ pin_project! {
         #[pin]
         inner: B,
         permit: Option<Permit>,
+    }
+}
+
+/// The body of an answer made above, which takes no place.
+impl<B: From<Bytes>> From<Bytes> for Body<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self { inner: B::from(bytes), permit: None }
     }
 }
 

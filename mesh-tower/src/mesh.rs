@@ -20,6 +20,7 @@ use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
 use mesh_core::route::RouteRequest;
+use mesh_core::route::filter::Filters;
 use mesh_core::snapshot::{DestinationConfig, DestinationId, Routed, Snapshot, Unrouted};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap, Timestamp};
 use mesh_discovery::config_files;
@@ -78,7 +79,22 @@ impl Live {
         let policy = routed.backend.policy.clone();
         let mut call = new_call(request, started, policy, self.destination_of(routed)?);
         call.rule = Some(routed.rule.clone());
+        call.filters = routed.backend.filters.clone();
         Ok(call)
+    }
+}
+
+/// Why a call is sent nowhere.
+pub(crate) enum Stop {
+    /// It is refused.
+    Refused(Error),
+    /// Its rule answers by itself.
+    Answered(Arc<Filters>),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
     }
 }
 
@@ -241,7 +257,7 @@ impl Mesh {
         request: &Request<B>,
         plain: bool,
         started: Timestamp,
-    ) -> Result<Call, Error> {
+    ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let looked_for = RouteRequest::new(
             authority,
@@ -255,14 +271,15 @@ impl Mesh {
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
-                live.call(request, started, &routed)
+                Ok(live.call(request, started, &routed)?)
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https, started)?;
                 Ok(new_call(request, started, destination.policy(), destination))
             }
-            Err(unrouted) => Err(no_route(&unrouted, authority)),
+            Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
+            Err(unrouted) => Err(no_route(&unrouted, authority).into()),
         }
     }
 
@@ -272,12 +289,13 @@ impl Mesh {
         name: &DestinationName,
         request: &Request<B>,
         started: Timestamp,
-    ) -> Result<Call, Error> {
+    ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let known = live.snapshot.destination(name).and_then(|id| Some((id, live.at(id)?)));
         let Some((id, destination)) = known else {
             return Err(Error::new(ErrorKind::NoDestination, "it is not configured any more")
-                .with_destination(name.to_string()));
+                .with_destination(name.to_string())
+                .into());
         };
         let looked_for = RouteRequest::new(
             destination.label(),
@@ -287,8 +305,9 @@ impl Mesh {
             request.headers(),
         );
         match live.snapshot.route_to(id, &looked_for, &mut || fastrand::u64(..)) {
-            Ok(routed) => live.call(request, started, &routed),
-            Err(unrouted) => Err(no_route(&unrouted, destination.label())),
+            Ok(routed) => Ok(live.call(request, started, &routed)?),
+            Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
+            Err(unrouted) => Err(no_route(&unrouted, destination.label()).into()),
         }
     }
 

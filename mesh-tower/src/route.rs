@@ -10,6 +10,9 @@
 //! instead, and of no host. An authority nobody configured is a plain DNS
 //! name: the destination is made at the first call and kept.
 //!
+//! What the rule does to requests and responses ([`mesh_core::route::filter`]) is done here as
+//! well: it edits both, or answers instead of sending. A rule without filters costs one branch.
+//!
 //! Order: topmost, since everything below asks the policy that it pins.
 //! Errors: [`ErrorKind::NoRoute`], [`ErrorKind::NoDestination`]; [`ErrorKind::Tls`] for an `https`
 //! URI whose destination is configured without TLS. Source: Gateway API HTTPRoute
@@ -17,10 +20,12 @@
 
 use crate::call::{self, Call};
 use crate::clock;
-use crate::mesh::Mesh;
+use crate::filter::{self, After};
+use crate::mesh::{Mesh, Stop};
+use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
-use http::{Request, Uri};
+use http::{Request, Response, Uri};
 use mesh_core::{DestinationName, Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
@@ -99,11 +104,12 @@ pub struct Route<S> {
     by: By,
 }
 
-impl<S, B> Service<Request<B>> for Route<S>
+impl<S, B, R> Service<Request<B>> for Route<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Error>,
     B: 'static,
+    R: From<Bytes>,
 {
     type Response = S::Response;
     type Error = Error;
@@ -129,18 +135,39 @@ impl<S> Route<S> {
         S: Service<Request<B>>,
         B: 'static,
     {
-        match self.find(&mut request, started) {
-            Ok(call) => {
-                call::pin(&mut request, call);
-                ResponseFuture { state: State::Routed { inner: self.inner.call(request) } }
+        let mut after = None;
+        let state = match self.find(&mut request, started) {
+            Ok(mut call) => match edited(&mut call, &mut request, &mut after) {
+                Ok(()) => {
+                    call::pin(&mut request, call);
+                    State::Routed { inner: self.inner.call(request), after }
+                }
+                Err(response) => State::Answered { response: Some(response) },
+            },
+            Err(Stop::Refused(error)) => State::Refused { error: Some(error) },
+            Err(Stop::Answered(filters)) => {
+                let response = Box::new(filter::answer(filters, &request));
+                State::Answered { response: Some(response) }
             }
-            Err(error) => ResponseFuture { state: State::Refused { error: Some(error) } },
-        }
+        };
+        ResponseFuture { state }
     }
 }
 
+/// Lets the filters of a call, if it has any, edit its request.
+fn edited<B>(
+    call: &mut Call,
+    request: &mut Request<B>,
+    after: &mut Option<Box<After>>,
+) -> Result<(), Box<Response<Bytes>>> {
+    if let Some(filters) = call.filters.take() {
+        *after = filter::request(filters, request)?;
+    }
+    Ok(())
+}
+
 impl<S> Route<S> {
-    fn find<B>(&self, request: &mut Request<B>, started: Timestamp) -> Result<Call, Error> {
+    fn find<B>(&self, request: &mut Request<B>, started: Timestamp) -> Result<Call, Stop> {
         match &self.by {
             By::Request | By::Configured => {
                 let authority = own_authority(request)?;
@@ -154,7 +181,7 @@ impl<S> Route<S> {
                 complete(request, name)?;
                 self.mesh.route_to(destination, request, started)
             }
-            By::Invalid(error) => Err(error.clone()),
+            By::Invalid(error) => Err(error.clone().into()),
         }
     }
 }
@@ -210,7 +237,7 @@ fn complete<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Er
 }
 
 pin_project! {
-    /// The inner answer, or the refusal when nothing matches.
+    /// The inner answer, that of the rule itself, or the refusal when nothing matches.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
@@ -222,23 +249,35 @@ pin_project! {
     #[project = StateProject]
     #[derive(Debug)]
     enum State<F> {
-        Routed { #[pin] inner: F },
+        Routed { #[pin] inner: F, after: Option<Box<After>> },
         Refused { error: Option<Error> },
+        Answered { response: Option<Box<Response<Bytes>>> },
     }
 }
 
-impl<F, T, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<T, E>>,
+    F: Future<Output = Result<Response<R>, E>>,
     E: Into<Error>,
+    R: From<Bytes>,
 {
-    type Output = Result<T, Error>;
+    type Output = Result<Response<R>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProject::Routed { inner } => inner.poll(cx).map_err(Into::into),
+            StateProject::Routed { inner, after } => {
+                let mut answer = inner.poll(cx);
+                if let (Some(after), Poll::Ready(Ok(response))) = (after, &mut answer) {
+                    after.apply(response.headers_mut());
+                }
+                answer.map_err(Into::into)
+            }
             StateProject::Refused { error } => match error.take() {
                 Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            },
+            StateProject::Answered { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok((*response).map(R::from))),
                 None => Poll::Pending,
             },
         }

@@ -20,6 +20,7 @@
 use crate::call::Call;
 use crate::clock;
 use crate::destination::{Destination, Endpoint};
+use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::health::breaker::Admission;
@@ -204,6 +205,13 @@ impl<B> Counted<B> {
     /// The body of a response whose ticket something else keeps.
     pub(crate) const fn over(inner: B) -> Self {
         Self { inner, ticket: None }
+    }
+}
+
+/// The body of an answer that no endpoint made.
+impl<B: From<Bytes>> From<Bytes> for Counted<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self::over(B::from(bytes))
     }
 }
 

@@ -21,25 +21,18 @@ use std::marker::PhantomData;
 /// something acts on them.
 const NOT_YET: &[&str] = &[
     "affinity",
-    "cors",
     "externalAuth",
-    "extensionRef",
     "fault",
-    "filters",
     "hedge",
     "localityLbConfig",
     "localityLbPolicy",
     "mirror",
     "rateLimit",
-    "requestHeaderModifier",
     "requestMirror",
-    "requestRedirect",
-    "responseHeaderModifier",
     "sessionPersistence",
     "slowStart",
     "subset",
     "subsets",
-    "urlRewrite",
     "useDefaultGateways",
 ];
 

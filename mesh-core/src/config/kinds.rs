@@ -3,6 +3,7 @@
 //! Ours are `mesh/v1`; routes have the bodies of Gateway API, whose `apiVersion` they carry.
 
 use super::de::Located;
+use super::filters::RouteFilter;
 use super::span;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -26,17 +27,19 @@ pub(crate) enum Kind {
     HttpRoute,
     GrpcRoute,
     TcpRoute,
+    HttpRouteFilter,
     TrafficPolicy,
     ServerPolicy,
     Listener,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Service,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TcpRoute,
+        Self::HttpRouteFilter,
         Self::TrafficPolicy,
         Self::ServerPolicy,
         Self::Listener,
@@ -48,6 +51,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::HttpRouteFilter => "HTTPRouteFilter",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::ServerPolicy => "ServerPolicy",
             Self::Listener => "Listener",
@@ -286,6 +290,9 @@ pub(crate) struct BackendRef {
     /// Its share: weight over the sum of weights, at most 1,000,000; 0 is none. 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) weight: Option<Located<u32>>,
+    /// What is done to the requests that go here, and to their responses. Nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) filters: Vec<Located<RouteFilter>>,
 }
 
 /// `HTTPRoute`.
@@ -312,6 +319,9 @@ pub(crate) struct HttpRule {
     /// Any of these selects it. Every request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) matches: Vec<Located<HttpMatch>>,
+    /// What is done to requests and responses on their way. Nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) filters: Vec<Located<RouteFilter>>,
     /// Where requests go.
     #[serde(default)]
     pub(crate) backend_refs: Vec<Located<BackendRef>>,
@@ -448,6 +458,9 @@ pub(crate) struct GrpcRule {
     /// Any of these selects it. Every gRPC call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) matches: Vec<Located<GrpcMatch>>,
+    /// What is done to requests and responses on their way. Nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) filters: Vec<Located<RouteFilter>>,
     /// Where calls go.
     #[serde(default)]
     pub(crate) backend_refs: Vec<Located<BackendRef>>,

@@ -26,6 +26,7 @@
 mod compile;
 mod de;
 mod diagnostic;
+mod filters;
 mod kinds;
 mod parse;
 mod schema;

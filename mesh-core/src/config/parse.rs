@@ -2,6 +2,7 @@
 
 use super::de::{self, Located};
 use super::diagnostic::{Errors, Problem, nearest, resolve};
+use super::filters::HttpRouteFilterSpec;
 use super::kinds::{
     GATEWAY, GrpcRouteSpec, HttpRouteSpec, Kind, ListenerSpec, Metadata, OURS, ServiceSpec,
     TargetKind, TargetRef, TcpRouteSpec,
@@ -56,6 +57,7 @@ pub(super) enum Spec {
     Http(HttpRouteSpec),
     Grpc(GrpcRouteSpec),
     Tcp(TcpRouteSpec),
+    HttpFilter(HttpRouteFilterSpec),
     /// The values stand in [`Object::node`], without the target.
     Traffic(Target),
     /// The values stand in [`Object::node`], without the target.
@@ -229,6 +231,7 @@ fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, N
         }
         Kind::GrpcRoute => Spec::Grpc(de::read(node, problems)?),
         Kind::TcpRoute => Spec::Tcp(de::read(node, problems)?),
+        Kind::HttpRouteFilter => Spec::HttpFilter(de::read(node, problems)?),
         Kind::Listener => Spec::Listener(Box::new(de::read(node, problems)?)),
         Kind::TrafficPolicy => {
             let (target, rest) = target(node, problems)?;

@@ -1,5 +1,6 @@
 //! The JSON schema of all kinds, for editors and for whoever generates configuration.
 
+use super::filters::HttpRouteFilterSpec;
 use super::kinds::{
     GrpcRouteSpec, HttpRouteSpec, Kind, ListenerSpec, Metadata, ServiceSpec, TargetRef,
     TcpRouteSpec,
@@ -48,6 +49,7 @@ fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Value {
         Kind::HttpRoute => of(generator.subschema_for::<HttpRouteSpec>()),
         Kind::GrpcRoute => of(generator.subschema_for::<GrpcRouteSpec>()),
         Kind::TcpRoute => of(generator.subschema_for::<TcpRouteSpec>()),
+        Kind::HttpRouteFilter => of(generator.subschema_for::<HttpRouteFilterSpec>()),
         Kind::Listener => of(generator.subschema_for::<ListenerSpec>()),
         Kind::TrafficPolicy => with_target(generator.root_schema_for::<Policy>(), generator),
         Kind::ServerPolicy => with_target(generator.root_schema_for::<ServerPolicy>(), generator),

@@ -13,6 +13,9 @@ pub struct Checked {
     pub rule: String,
     /// Where its requests go: names with weights, those of weight 0 left out.
     pub destinations: Vec<(String, u32)>,
+    /// What is done to requests and responses, in words; of a rule with several destinations what
+    /// is done on the way to the first.
+    pub filters: Vec<String>,
 }
 
 impl Checked {
@@ -74,7 +77,17 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
         request.uri().query(),
         request.headers(),
     );
-    let routed = snapshot.route(&request, &mut || 0u64)?;
+    let routed = match snapshot.route(&request, &mut || 0u64) {
+        Ok(routed) => routed,
+        Err(Unrouted::Answered { rule, filters }) => {
+            return Ok(Checked {
+                rule: rule.to_string(),
+                destinations: Vec::new(),
+                filters: filters.describe(),
+            });
+        }
+        Err(unrouted) => return Err(unrouted.into()),
+    };
     let name = |backend: &super::Backend| {
         snapshot.destinations().get(backend.destination.index()).map(|known| known.name.to_string())
     };
@@ -87,6 +100,7 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
             .filter(|backend| backend.weight > 0)
             .filter_map(|backend| Some((name(backend)?, backend.weight)))
             .collect(),
+        filters: routed.backend.filters.as_ref().map_or_else(Vec::new, |f| f.describe()),
     })
 }
 

@@ -7,6 +7,7 @@
 //! until the first that holds, without an allocation.
 
 mod check;
+pub mod filter;
 mod host;
 mod matching;
 pub mod path;
@@ -16,6 +17,7 @@ pub(crate) use host::{HostTable, canonical, covers};
 pub(crate) use matching::decoded as percent_decoded;
 pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 
+use self::filter::Filters;
 use crate::config::{Origin, Origins};
 use crate::draw::Draw;
 use crate::policy::Policy;
@@ -59,11 +61,6 @@ impl<'a> From<(&'a str, &'a http::request::Parts)> for RouteRequest<'a> {
     }
 }
 
-/// What a rule does to a request or response on its way. None can be configured yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Filter {}
-
 /// One rule of a route.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -72,10 +69,10 @@ pub struct Rule {
     pub name: Arc<str>,
     /// Any of these selects the rule.
     pub matches: Vec<Match>,
-    /// What is done to requests and responses.
-    pub filters: Vec<Filter>,
     /// Where requests go, in proportion to weight.
     pub backends: Vec<Backend>,
+    /// What answers them, where they go nowhere.
+    pub answer: Option<Arc<Filters>>,
     /// Where it is written.
     pub origin: Origin,
     total_weight: u64,
@@ -89,7 +86,17 @@ impl Rule {
         origin: Origin,
     ) -> Self {
         let total_weight = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        Self { name, matches, filters: Vec::new(), backends, origin, total_weight }
+        Self { name, matches, backends, answer: None, origin, total_weight }
+    }
+
+    /// A rule that answers by itself.
+    pub(crate) fn answering(
+        name: Arc<str>,
+        matches: Vec<Match>,
+        answer: Filters,
+        origin: Origin,
+    ) -> Self {
+        Self { answer: Some(Arc::new(answer)), ..Self::new(name, matches, Vec::new(), origin) }
     }
 
     /// One of the destinations, in proportion to weight; `None` if every weight is 0.
@@ -121,6 +128,8 @@ pub struct Backend {
     pub policy: Arc<Policy>,
     /// Where each value of the policy comes from.
     pub origins: Arc<Origins>,
+    /// What is done to requests that go this way and to their responses; `None` is nothing.
+    pub filters: Option<Arc<Filters>>,
 }
 
 /// A match with the rule it selects.
@@ -155,6 +164,14 @@ pub(crate) fn first<'a>(
     };
     match entry.rule.choose(draw) {
         Some(backend) => Ok(Routed { rule: &entry.rule, backend }),
-        None => Err(Unrouted::NoBackend { rule: entry.rule.name.clone() }),
+        None => Err(nowhere(&entry.rule)),
+    }
+}
+
+/// Why a rule sends a request nowhere.
+fn nowhere(rule: &Rule) -> Unrouted {
+    match &rule.answer {
+        Some(filters) => Unrouted::Answered { rule: rule.name.clone(), filters: filters.clone() },
+        None => Unrouted::NoBackend { rule: rule.name.clone() },
     }
 }

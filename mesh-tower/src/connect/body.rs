@@ -32,6 +32,8 @@ enum State {
         _task: Option<Abort>,
     },
     Http2(Download),
+    /// Made by us; nothing of an endpoint is in it.
+    Own(Bytes),
 }
 
 /// Ends a task when dropped.
@@ -57,6 +59,13 @@ impl ResponseBody {
     }
 }
 
+/// The body of an answer that no endpoint made.
+impl From<Bytes> for ResponseBody {
+    fn from(bytes: Bytes) -> Self {
+        Self(State::Own(bytes))
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Error;
@@ -67,6 +76,8 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = match &mut self.0 {
             State::Http2(download) => return download.poll_frame(cx),
+            State::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            State::Own(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             State::Detached { incoming, .. } => Pin::new(incoming).poll_frame(cx),
             State::Driven { incoming, lease } => {
                 let frame = match lease {
@@ -95,6 +106,7 @@ impl Body for ResponseBody {
                 incoming.is_end_stream()
             }
             State::Http2(download) => download.is_end_stream(),
+            State::Own(bytes) => bytes.is_empty(),
         }
     }
 
@@ -104,6 +116,7 @@ impl Body for ResponseBody {
                 incoming.size_hint()
             }
             State::Http2(download) => download.size_hint(),
+            State::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }
@@ -114,6 +127,7 @@ impl fmt::Debug for ResponseBody {
             State::Driven { .. } => "ResponseBody(HTTP/1)",
             State::Detached { .. } => "ResponseBody(HTTP/1, own task)",
             State::Http2(_) => "ResponseBody(HTTP/2)",
+            State::Own(_) => "ResponseBody(own)",
         })
     }
 }

@@ -61,6 +61,7 @@ pub use metrics::{
 use crate::body::BoxError;
 use crate::call::{self, Call};
 use crate::clock;
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::Error;
@@ -223,6 +224,13 @@ pin_project! {
         #[pin]
         inner: B,
         watch: Option<Watch>,
+    }
+}
+
+/// The body of an answer made above, which nobody watches.
+impl<B: From<Bytes>> From<Bytes> for Body<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self { inner: B::from(bytes), watch: None }
     }
 }
 

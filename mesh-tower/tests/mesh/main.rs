@@ -4,6 +4,7 @@
 mod cancel;
 mod config;
 mod down;
+mod filters;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod limits;

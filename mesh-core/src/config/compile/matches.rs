@@ -7,6 +7,10 @@ use super::{Compiler, Problem};
 use crate::route::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 use http::{HeaderName, Method};
 
+/// The methods that a rule may name.
+pub(super) const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
 impl Compiler<'_> {
     pub(super) fn http_match(&mut self, written: &Located<HttpMatch>) -> Option<Match> {
         let path = match &written.path {
@@ -82,13 +86,11 @@ impl Compiler<'_> {
     }
 
     fn method(&mut self, written: &Located<String>) -> Option<Method> {
-        const KNOWN: [&str; 9] =
-            ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-        if KNOWN.contains(&&***written) {
+        if METHODS.contains(&&***written) {
             return written.parse().ok();
         }
         let problem = Problem::error(format!("unknown method `{}`", written.escape_debug()));
-        self.problems.push(problem.at(written.at).suggest(written, KNOWN));
+        self.problems.push(problem.at(written.at).suggest(written, METHODS));
         None
     }
 
@@ -155,7 +157,7 @@ impl Compiler<'_> {
 }
 
 /// Whether a path can be what a request carries after it is normalized.
-fn is_path(text: &str) -> bool {
+pub(super) fn is_path(text: &str) -> bool {
     text.starts_with('/')
         && text.len() <= 1024
         && !text.contains("//")

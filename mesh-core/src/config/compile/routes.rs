@@ -1,15 +1,18 @@
 //! Routes: rules with their matches and destinations, in the order in which they are tried.
 
 use super::super::de::Located;
+use super::super::filters::RouteFilter;
 use super::super::kinds::{BackendRef, HttpTimeouts, ParentRef};
 use super::super::parse::{Object, Spec};
 use super::super::source::{Location, Origin};
 use super::super::span;
 use super::super::tree::{Node, Value};
 use super::destinations::host_problem;
+use super::filters::Place;
 use super::merge::{entry, join, nothing, overlay};
 use super::{Compiler, Problem, destination};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
+use crate::route::filter::{Answer, PathEdit};
 use crate::route::{Backend, Entries, Entry, Match, PathMatch, Rule, covers};
 use crate::snapshot::{DestinationId, Snapshot};
 use std::cmp::Ordering;
@@ -77,8 +80,14 @@ impl Compiler<'_> {
                             .iter()
                             .filter_map(|written| Some((self.http_match(written)?, written.at)))
                             .collect();
-                        let inline = self.inline(object, index);
-                        (rule.name.as_ref(), rule.at, matches, &rule.backend_refs[..], inline)
+                        Written {
+                            name: rule.name.as_ref(),
+                            at: rule.at,
+                            matches,
+                            filters: &rule.filters,
+                            refs: &rule.backend_refs,
+                            inline: self.inline(object, index),
+                        }
                     });
                     let rules: Vec<_> = rules.collect();
                     self.attach(snapshot, &mut attached, &route, &Match::any(), rules);
@@ -92,7 +101,14 @@ impl Compiler<'_> {
                             .iter()
                             .filter_map(|written| Some((self.grpc_match(written)?, written.at)))
                             .collect();
-                        (rule.name.as_ref(), rule.at, matches, &rule.backend_refs[..], nothing())
+                        Written {
+                            name: rule.name.as_ref(),
+                            at: rule.at,
+                            matches,
+                            filters: &rule.filters,
+                            refs: &rule.backend_refs,
+                            inline: nothing(),
+                        }
                     });
                     let rules: Vec<_> = rules.collect();
                     let any = Match {
@@ -103,8 +119,13 @@ impl Compiler<'_> {
                 }
                 Spec::Tcp(spec) => {
                     let route = Route { object, parents: &spec.parent_refs, hostnames: &[] };
-                    let rules = spec.rules.iter().map(|rule| {
-                        (rule.name.as_ref(), rule.at, Vec::new(), &rule.backend_refs[..], nothing())
+                    let rules = spec.rules.iter().map(|rule| Written {
+                        name: rule.name.as_ref(),
+                        at: rule.at,
+                        matches: Vec::new(),
+                        filters: &[],
+                        refs: &rule.backend_refs,
+                        inline: nothing(),
                     });
                     let rules = rules.collect();
                     self.attach_tcp(snapshot, &mut attached, &route, rules);
@@ -126,11 +147,11 @@ impl Compiler<'_> {
     ) {
         let mut candidates = Vec::new();
         for (index, written) in rules.into_iter().enumerate() {
-            let (at, mut matches) = (written.1, written.2.clone());
+            let mut matches = written.matches.clone();
             if matches.is_empty() {
-                matches.push((any.clone(), at));
+                matches.push((any.clone(), written.at));
             }
-            let Some(rule) = self.rule(snapshot, route.object, index, written, &matches) else {
+            let Some(rule) = self.rule(snapshot, route.object, index, written) else {
                 continue;
             };
             let object = route.object;
@@ -177,7 +198,7 @@ impl Compiler<'_> {
                 .help("bytes carry nothing to tell rules apart by"),
             );
         }
-        let rule = rules.pop().and_then(|rule| self.rule(snapshot, route.object, 0, rule, &[]));
+        let rule = rules.pop().and_then(|rule| self.rule(snapshot, route.object, 0, rule));
         let parents = self.parents(route);
         let Some(rule) = rule else { return };
         for id in parents {
@@ -232,9 +253,30 @@ impl Compiler<'_> {
         snapshot: &Snapshot,
         object: &Object,
         index: usize,
-        (name, at, _, refs, inline): Written<'_>,
-        matches: &[(Match, Location)],
+        written: Written<'_>,
     ) -> Option<Arc<Rule>> {
+        let Written { name, at, matches, filters, refs, inline } = written;
+        let part = name.map_or_else(|| index.to_string(), |name| name.value.clone());
+        let label = if object.namespace == DEFAULT_NAMESPACE {
+            format!("{}/{part}", object.name.value)
+        } else {
+            format!("{}.{}/{part}", object.name.value, object.namespace)
+        };
+        let origin = Origin::new(&self.documents.sources, at);
+        let place = Place { object, matches: &matches, backend: false };
+        let filters = self.filters(filters, place);
+        let conditions: Vec<Match> = matches.iter().map(|(matched, _)| matched.clone()).collect();
+        if filters.answer.is_some() {
+            if let Some(first) = refs.first() {
+                self.problems.push(
+                    Problem::error(
+                        "this rule answers by itself, and sends nothing to `backendRefs`",
+                    )
+                    .at(first.at),
+                );
+            }
+            return Some(Arc::new(Rule::answering(label.into(), conditions, filters, origin)));
+        }
         if refs.is_empty() {
             self.problems.push(
                 Problem::error("this rule sends requests nowhere: `backendRefs` is empty").at(at),
@@ -242,8 +284,16 @@ impl Compiler<'_> {
         }
         let mut overlaid = self.levels.of_route(object).cloned().unwrap_or_else(nothing);
         join(&mut overlaid, &inline, &mut self.problems);
-        let backends: Vec<Backend> =
-            refs.iter().filter_map(|r| self.backend(snapshot, object, r, &overlaid)).collect();
+        let backends: Vec<Backend> = refs
+            .iter()
+            .filter_map(|written| {
+                let mut backend = self.backend(snapshot, object, written, &overlaid)?;
+                let own = self.filters(&written.filters, Place { backend: true, ..place });
+                let both = filters.clone().with(own);
+                backend.filters = (!both.is_empty()).then(|| Arc::new(both));
+                Some(backend)
+            })
+            .collect();
         if backends.len() < refs.len() || refs.is_empty() {
             return None;
         }
@@ -253,15 +303,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let part = name.map_or_else(|| index.to_string(), |name| name.value.clone());
-        let label = if object.namespace == DEFAULT_NAMESPACE {
-            format!("{}/{part}", object.name.value)
-        } else {
-            format!("{}.{}/{part}", object.name.value, object.namespace)
-        };
-        let origin = Origin::new(&self.documents.sources, at);
-        let matches = matches.iter().map(|(matched, _)| matched.clone()).collect();
-        Some(Arc::new(Rule::new(label.into(), matches, backends, origin)))
+        Some(Arc::new(Rule::new(label.into(), conditions, backends, origin)))
     }
 
     fn backend(
@@ -294,7 +336,7 @@ impl Compiler<'_> {
         let target = destination(snapshot, id)?;
         if matches!(&overlaid.value, Value::Map(entries) if entries.is_empty()) {
             let (policy, origins) = (target.policy.clone(), target.origins.clone());
-            return Some(Backend { destination: id, weight, policy, origins });
+            return Some(Backend { destination: id, weight, policy, origins, filters: None });
         }
         let mut merged = self.levels.of_destination(&target.name);
         overlay(&mut merged, overlaid);
@@ -302,7 +344,7 @@ impl Compiler<'_> {
         // What `appProtocol` decided is no value that is merged.
         Arc::make_mut(&mut policy).protocol = target.policy.protocol;
         Arc::make_mut(&mut origins).insert("protocol".to_owned(), target.origins.of("protocol"));
-        Some(Backend { destination: id, weight, policy, origins })
+        Some(Backend { destination: id, weight, policy, origins, filters: None })
     }
 
     fn timeouts(&mut self, timeouts: Option<&HttpTimeouts>, at: Location) {
@@ -371,6 +413,7 @@ impl Compiler<'_> {
             });
             candidates.sort_by(Candidate::order);
             self.unreachable(&candidates);
+            self.loops(&candidates);
             snapshot.own.push(candidates.iter().map(|c| c.entry.clone()).collect());
             for host in &known.hosts {
                 attached
@@ -388,6 +431,7 @@ impl Compiler<'_> {
         for (host, candidates) in &sorted {
             if candidates.iter().any(|c| c.at != Location::default()) {
                 self.unreachable(candidates);
+                self.loops(candidates);
             }
             let mut wider: Vec<&String> =
                 wildcards.iter().copied().filter(|known| covers(known, host)).collect();
@@ -398,6 +442,24 @@ impl Compiler<'_> {
                 .map(|candidate| candidate.entry.clone())
                 .collect();
             snapshot.hosts.insert(host, entries);
+        }
+    }
+
+    /// Tells of redirects whose callers come back to the same rule, for ever.
+    fn loops(&mut self, candidates: &[Candidate]) {
+        for candidate in candidates {
+            let Some(then) = followed(candidate) else { continue };
+            let first = candidates.iter().find(|next| next.entry.matched.covers(&then));
+            if first.is_some_and(|next| Arc::ptr_eq(&next.entry.rule, &candidate.entry.rule))
+                && self.warned.insert(candidate.at)
+            {
+                self.problems.push(
+                    Problem::error(
+                        "this redirect is a loop: who follows it comes back to this match",
+                    )
+                    .at(candidate.at),
+                );
+            }
         }
     }
 
@@ -429,15 +491,32 @@ impl Compiler<'_> {
     }
 }
 
-/// A rule as it is written: name, place, matches with their places, destinations, and the values
-/// of a policy that it states itself.
-type Written<'a> = (
-    Option<&'a Located<String>>,
-    Location,
-    Vec<(Match, Location)>,
-    &'a [Located<BackendRef>],
-    Node,
-);
+/// The match that holds for a caller who followed a redirect, if it comes back to the same host.
+fn followed(candidate: &Candidate) -> Option<Match> {
+    let filters = candidate.entry.rule.answer.as_deref()?;
+    let Some(Answer::Redirect(redirect)) = &filters.answer else { return None };
+    if redirect.scheme.is_some() || redirect.host.is_some() || redirect.port.is_some() {
+        return None;
+    }
+    let matched = candidate.entry.matched.clone();
+    let path = match &redirect.path {
+        None => return Some(matched),
+        Some(PathEdit::Full(path)) => PathMatch::Exact(path.clone()),
+        Some(PathEdit::Prefix { replacement, .. }) => PathMatch::Prefix(replacement.clone()),
+    };
+    Some(Match { path, ..matched })
+}
+
+/// A rule as it is written.
+struct Written<'a> {
+    name: Option<&'a Located<String>>,
+    at: Location,
+    matches: Vec<(Match, Location)>,
+    filters: &'a [Located<RouteFilter>],
+    refs: &'a [Located<BackendRef>],
+    /// The values of a policy that it states itself.
+    inline: Node,
+}
 
 /// The rule of a service without routes: everything goes to itself.
 fn implicit(
@@ -447,8 +526,13 @@ fn implicit(
     origins: &Arc<super::super::source::Origins>,
     origin: &Origin,
 ) -> Arc<Rule> {
-    let backend =
-        Backend { destination: id, weight: 1, policy: policy.clone(), origins: origins.clone() };
+    let backend = Backend {
+        destination: id,
+        weight: 1,
+        policy: policy.clone(),
+        origins: origins.clone(),
+        filters: None,
+    };
     let label = format!("{name}/default");
     Arc::new(Rule::new(label.into(), vec![Match::any()], vec![backend], origin.clone()))
 }

@@ -1,0 +1,151 @@
+//! Filters: what a rule does to requests and responses on their way.
+//!
+//! What rule and `backendRef` state together is one [`Filters`], made when the configuration is
+//! compiled. Filters act in this order, whatever the order in which they are written:
+//!
+//! 1. an answer of the rule's own, [`Answer`]: the request goes nowhere;
+//! 2. the answer to a CORS preflight;
+//! 3. request headers, those of the rule before those of the `backendRef`; then the rewrite;
+//! 4. response headers, those of the `backendRef` before those of the rule; then CORS.
+//!
+//! Source: Gateway API `HTTPRouteFilter`, `GRPCRouteFilter`.
+
+mod cors;
+mod headers;
+mod rewrite;
+
+pub use cors::{Allowed, Cors, Origin};
+pub use headers::HeaderEdits;
+pub use rewrite::{PathEdit, Redirect, Rewrite};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use std::fmt;
+
+/// Longest body of a direct response, in bytes (Envoy's default).
+pub const MAX_BODY: usize = 4096;
+
+/// See the [module docs](self).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Filters {
+    /// The answer, if the rule sends requests nowhere.
+    pub answer: Option<Answer>,
+    /// Which web pages may call.
+    pub cors: Option<Cors>,
+    /// What is done to the fields of requests, in this order.
+    pub request_headers: Vec<HeaderEdits>,
+    /// Another host or path.
+    pub rewrite: Option<Rewrite>,
+    /// What is done to the fields of responses, in this order.
+    pub response_headers: Vec<HeaderEdits>,
+}
+
+impl Filters {
+    /// Whether nothing is done.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.answer.is_none()
+            && self.cors.is_none()
+            && self.request_headers.is_empty()
+            && self.rewrite.is_none()
+            && self.response_headers.is_empty()
+    }
+
+    /// Whether responses are looked at.
+    #[must_use]
+    pub const fn touches_responses(&self) -> bool {
+        self.cors.is_some() || !self.response_headers.is_empty()
+    }
+
+    /// These filters of a rule, and those of one of its `backendRefs`.
+    pub(crate) fn with(mut self, backend: Self) -> Self {
+        self.request_headers.extend(backend.request_headers);
+        self.response_headers.splice(0..0, backend.response_headers);
+        self.rewrite = backend.rewrite.or(self.rewrite);
+        self.cors = backend.cors.or(self.cors);
+        self
+    }
+
+    /// One sentence for each, in the order in which they act.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        told.extend(self.answer.iter().map(ToString::to_string));
+        told.extend(self.cors.iter().map(|cors| format!("CORS: {cors}")));
+        told.extend(self.request_headers.iter().map(|edits| format!("request headers: {edits}")));
+        told.extend(self.rewrite.iter().map(|rewrite| format!("rewrite: {rewrite}")));
+        told.extend(self.response_headers.iter().map(|edits| format!("response headers: {edits}")));
+        told
+    }
+}
+
+/// The answer of a rule that sends requests nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// Sends the caller elsewhere.
+    Redirect(Redirect),
+    /// Is always the same.
+    Direct(Direct),
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Redirect(redirect) => write!(f, "redirect: {redirect}"),
+            Self::Direct(direct) => write!(f, "direct response: {direct}"),
+        }
+    }
+}
+
+/// A response that the rule itself states.
+///
+/// Source: Envoy `DirectResponseAction`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Direct {
+    /// 200 to 599.
+    pub status: StatusCode,
+    /// Of the body. `text/plain; charset=utf-8`.
+    pub content_type: HeaderValue,
+    /// At most [`MAX_BODY`].
+    pub body: Bytes,
+}
+
+impl Direct {
+    /// An answer in plain text.
+    #[must_use]
+    pub const fn new(status: StatusCode, body: Bytes) -> Self {
+        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+        Self { status, content_type, body }
+    }
+}
+
+impl fmt::Display for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} bytes", self.status.as_u16(), self.body.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderName;
+
+    #[test]
+    fn a_request_passes_the_rule_before_the_backend_and_its_answer_the_other_way() {
+        let edits = |name: &'static str| HeaderEdits {
+            remove: vec![HeaderName::from_static(name)],
+            ..HeaderEdits::default()
+        };
+        let filters = |name| Filters {
+            request_headers: vec![edits(name)],
+            response_headers: vec![edits(name)],
+            ..Filters::default()
+        };
+        let both = filters("rule").with(filters("backend"));
+        assert_eq!(both.request_headers, [edits("rule"), edits("backend")]);
+        assert_eq!(both.response_headers, [edits("backend"), edits("rule")]);
+    }
+}

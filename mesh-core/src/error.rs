@@ -125,6 +125,7 @@ struct Inner {
     destination: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
     attempts: u32,
+    exhausted: Option<ErrorKind>,
     reached: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -138,6 +139,7 @@ impl Error {
             destination: None,
             endpoint: None,
             attempts: 0,
+            exhausted: None,
             reached: false,
             source: None,
         }))
@@ -165,6 +167,13 @@ impl Error {
     #[must_use]
     pub fn with_attempts(self, attempts: u32) -> Self {
         self.change(|inner| inner.attempts = attempts)
+    }
+
+    /// What was used up, so that no further attempt followed: [`ErrorKind::RetryLimit`],
+    /// [`ErrorKind::RetryBudget`], or [`ErrorKind::Overflow`] for the cap on retries at once.
+    #[must_use]
+    pub fn with_exhausted(self, what: ErrorKind) -> Self {
+        self.change(|inner| inner.exhausted = Some(what))
     }
 
     /// Says that bytes of the request may have reached the application: only an idempotent call
@@ -213,6 +222,13 @@ impl Error {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.0.attempts
+    }
+
+    /// What was used up, so that no further attempt followed. The kind stays that of the last
+    /// attempt.
+    #[must_use]
+    pub fn exhausted(&self) -> Option<ErrorKind> {
+        self.0.exhausted
     }
 
     /// Whether bytes of the request may have reached the application.
@@ -288,10 +304,12 @@ impl fmt::Display for Error {
         if !self.0.message.is_empty() {
             write!(f, ": {}", self.0.message)?;
         }
-        if self.0.attempts > 1 {
-            write!(f, " (after {} attempts)", self.0.attempts)?;
+        match (self.0.attempts, self.0.exhausted) {
+            (0 | 1, None) => Ok(()),
+            (0 | 1, Some(what)) => write!(f, " ({})", what.flag()),
+            (attempts, None) => write!(f, " (after {attempts} attempts)"),
+            (attempts, Some(what)) => write!(f, " (after {attempts} attempts: {})", what.flag()),
         }
-        Ok(())
     }
 }
 
@@ -303,6 +321,7 @@ impl fmt::Debug for Error {
             .field("destination", &self.0.destination)
             .field("endpoint", &self.0.endpoint)
             .field("attempts", &self.0.attempts)
+            .field("exhausted", &self.0.exhausted)
             .field("reached", &self.0.reached)
             .field("source", &self.0.source)
             .finish()
@@ -339,6 +358,10 @@ mod tests {
             "upstream_connection_failure: call to inventory failed at 127.0.0.1:9: \
              connection refused (after 2 attempts)"
         );
+        let error = error.with_exhausted(ErrorKind::RetryLimit);
+        assert_eq!(error.kind(), ErrorKind::Connect, "that of the last attempt");
+        let told = error.to_string();
+        assert!(told.ends_with("(after 2 attempts: upstream_retry_limit_exceeded)"), "{told}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::config::span;
 use crate::health::{breaker, outlier};
-use crate::retry::budget;
+use crate::retry::{budget, throttling};
 use crate::{limit, pick, retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub struct Policy {
     pub retry: retry::Config,
     /// How many retries there may be.
     pub budget: budget::Config,
+    /// Whether retries stop while more calls fail than succeed. Off: the budget bounds them.
+    pub retry_throttling: Option<throttling::Config>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// What is spoken to endpoints.
@@ -47,6 +49,7 @@ impl Default for Policy {
             endpoint_limits: limit::Config::unlimited(),
             retry: retry::Config::default(),
             budget: budget::Config::default(),
+            retry_throttling: None,
             timeouts: Timeouts::default(),
             protocol: Protocol::default(),
             connections: ConnectionConfig::default(),

@@ -3,8 +3,9 @@
 //! One [`Error`] becomes one response, the same from a server layer and from the proxy:
 //!
 //! - HTTP: the status of the error's kind, the sentence as `text/plain`, and
-//!   `proxy-status: mesh; error=<type>; details="<flag>; attempts=N"` (RFC 9209), by which a
-//!   caller tells our answer from the application's.
+//!   `proxy-status: mesh; error=<type>; details="<flag>; attempts=N"` (RFC 9209; a further flag says
+//!   what was used up, so that no attempt followed), by which a caller tells our answer from the
+//!   application's.
 //! - gRPC: trailers-only, status 200 with `grpc-status` and `grpc-message` in the head.
 //!
 //! Source: RFC 9209; gRPC "over HTTP2", Responses.
@@ -80,6 +81,9 @@ pub fn proxy_status(error: &Error) -> HeaderValue {
     if error.attempts() > 0 {
         // Writing to a string cannot fail.
         let _ = write!(value, "; attempts={}", error.attempts());
+    }
+    if let Some(what) = error.exhausted() {
+        let _ = write!(value, "; {}", what.flag());
     }
     value.push('"');
     // Flags and types are lower-case words, so this is never the fallback.

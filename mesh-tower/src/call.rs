@@ -18,9 +18,10 @@ use http::Request;
 use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
 use mesh_core::retry::budget::Budget;
+use mesh_core::retry::throttling::Throttling;
 use mesh_core::route::Rule;
 use mesh_core::route::filter::Filters;
-use mesh_core::{EndpointId, Policy, Timestamp, retry};
+use mesh_core::{EndpointId, ErrorKind, Policy, Timestamp, retry};
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -193,6 +194,8 @@ fn own_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Body> {
 pub struct Shared {
     /// How many retries the destination's traffic may add.
     pub budget: Budget,
+    /// The tokens of retry throttling, where the policy has it.
+    pub throttling: Throttling,
     /// How much may be in flight at once.
     pub limits: Limits,
     /// Where it is counted.
@@ -204,3 +207,10 @@ pub struct Shared {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tried(pub EndpointId);
+
+/// In the extensions of a response that reports a failure: what was used up, so that no further
+/// attempt followed. [`ErrorKind::RetryLimit`], [`ErrorKind::RetryBudget`], or
+/// [`ErrorKind::Overflow`] for the cap on retries at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exhausted(pub ErrorKind);

@@ -24,6 +24,7 @@ use mesh_core::limit::Limits;
 use mesh_core::pick::{NoPick, PickArgs, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::budget::Budget;
+use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
 use mesh_core::{
     EndpointId, EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp,
@@ -121,6 +122,7 @@ impl Destination {
         let policy = &config.policy;
         let shared = Arc::new(Shared {
             budget: Budget::new(&policy.budget),
+            throttling: Throttling::new(),
             limits: Limits::new(&policy.limits),
             metrics,
         });

@@ -237,6 +237,7 @@ fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, N
             let (target, rest) = target(node, problems)?;
             sections::<Policy>(&rest, problems);
             never_zero(rest.get("timeouts"), problems);
+            never_zero(rest.get("retry"), problems);
             return Some((Spec::Traffic(target), rest));
         }
         Kind::ServerPolicy => {

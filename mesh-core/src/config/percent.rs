@@ -1,10 +1,10 @@
 //! Percentages as whole numbers from 0 to 100.
 //!
 //! For a field: `#[serde(deserialize_with = "percent::deserialize")]` and
-//! `#[schemars(with = "percent::Number")]`.
+//! `#[schemars(with = "percent::Number")]`; for an `Option`, [`optional`] and
+//! `Option<percent::Number>`.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 
@@ -13,11 +13,22 @@ use std::borrow::Cow;
 /// # Errors
 /// When the number is out of that range.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
-    let number = u64::deserialize(deserializer)?;
+    checked(u64::deserialize(deserializer)?)
+}
+
+/// As [`deserialize`], or nothing.
+///
+/// # Errors
+/// When the number is out of that range.
+pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    Option::<u64>::deserialize(deserializer)?.map(checked).transpose()
+}
+
+fn checked<E: serde::de::Error>(number: u64) -> Result<u8, E> {
     u8::try_from(number)
         .ok()
         .filter(|percent| *percent <= 100)
-        .ok_or_else(|| D::Error::custom(format!("{number} is not a percentage from 0 to 100")))
+        .ok_or_else(|| E::custom(format!("{number} is not a percentage from 0 to 100")))
 }
 
 /// The schema of a percentage.

@@ -11,7 +11,11 @@
 //! share one word. A withdrawal is booked before the window is summed and taken back when it
 //! was one too many: two threads at the edge may both be refused, never both be served.
 //!
-//! Source: Finagle `RetryBudget` (10 s, 20 %, 10 per second); Gateway API GEP-3388 for the names.
+//! With [`Config::active_percent`] the retries at once are bounded too, by
+//! `max(minRetryConcurrency, percent × (calls in flight + calls that wait for a connection))`.
+//!
+//! Source: Finagle `RetryBudget` (10 s, 20 %, 10 per second); Gateway API GEP-3388 for the names;
+//! Envoy's `retry_budget` for the bound on retries at once.
 
 use crate::Timestamp;
 use crate::config::{percent, span};
@@ -40,11 +44,33 @@ pub struct Config {
     pub interval: Duration,
     /// Retries per second that are allowed besides. 10.
     pub min_retries_per_second: u32,
+    /// Retries at once per hundred calls at once; none: not bounded. Envoy's budget has 20.
+    #[serde(deserialize_with = "percent::optional")]
+    #[schemars(with = "Option<percent::Number>")]
+    pub active_percent: Option<u8>,
+    /// Retries at once that are allowed whatever the calls, where `activePercent` bounds them. 3.
+    pub min_retry_concurrency: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { percent: 20, interval: Duration::from_secs(10), min_retries_per_second: 10 }
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_retries_per_second: 10,
+            active_percent: None,
+            min_retry_concurrency: 3,
+        }
+    }
+}
+
+impl Config {
+    /// Whether `retries` at once, the one in question included, are too many for `calls` at once.
+    #[must_use]
+    pub fn is_crowded(&self, retries: u32, calls: impl FnOnce() -> u32) -> bool {
+        let Some(percent) = self.active_percent else { return false };
+        let share = u64::from(calls()) * u64::from(percent.min(100)) / 100;
+        u64::from(retries) > share.max(u64::from(self.min_retry_concurrency))
     }
 }
 

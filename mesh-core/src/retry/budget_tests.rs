@@ -45,6 +45,19 @@ fn new_settings_keep_what_was_deposited() {
     assert_eq!(budget.remaining(at(1)), 30);
 }
 
+/// Envoy: 20 % of what is active and pending, and never below 3.
+#[test]
+fn retries_at_once_are_a_share_of_the_calls_at_once() {
+    let config = Config { active_percent: Some(20), ..Config::default() };
+    for (calls, most) in
+        [(0, 3), (1, 3), (15, 3), (19, 3), (20, 4), (100, 20), (u32::MAX, 858_993_459)]
+    {
+        assert!(!config.is_crowded(most, || calls), "{calls}");
+        assert!(config.is_crowded(most + 1, || calls), "{calls}");
+    }
+    assert!(!Config::default().is_crowded(u32::MAX, || unreachable!("nobody counts")));
+}
+
 #[test]
 fn threads_never_take_more_than_there_is() {
     let budget = Budget::default();

@@ -4,15 +4,21 @@
 //! |---|---|
 //! | `connect-failure` | no connection, or refused before the request was sent |
 //! | `refused-stream` | a stream that the endpoint says it has not processed |
-//! | `reset` | a connection or stream broken after the request was sent |
-//! | `gateway-error` | 502, 503, 504, an attempt's timeout |
-//! | `5xx` | any 5xx, and all of the above |
+//! | `reset-before-request` | a connection or stream broken before the application can have seen the request |
+//! | `reset` | no response at all: any of the above, a break later on, an attempt's timeout |
+//! | `gateway-error` | 502, 503, 504, and what meets `reset` |
+//! | `5xx` | any 5xx, and what meets `reset` |
 //! | `retriable-4xx` | 409 |
 //! | `envoy-ratelimited` | a response that carries `x-envoy-ratelimited` |
 //! | `503`, `500-504` | that status, that range |
 //! | `unavailable`, `cancelled`, … | that gRPC status (any standard name) |
 //!
-//! Source: Envoy `x-envoy-retry-on`, `x-envoy-retry-grpc-on`.
+//! A field of the response can be one too: [`headers`](super::headers). Envoy's word
+//! `retriable-status-codes` has no use in configuration, where the codes themselves are listed;
+//! `http3-post-connect-failure` has none without HTTP/3.
+//!
+//! Source: Envoy `x-envoy-retry-on`, `x-envoy-retry-grpc-on`, and its code where that says more
+//! (`gateway-error` includes resets).
 
 use crate::GrpcCode;
 use http::StatusCode;
@@ -31,6 +37,8 @@ pub enum Condition {
     ConnectFailure,
     /// `refused-stream`
     RefusedStream,
+    /// `reset-before-request`
+    ResetBeforeRequest,
     /// `reset`
     Reset,
     /// `gateway-error`
@@ -41,6 +49,8 @@ pub enum Condition {
     Retriable4xx,
     /// `envoy-ratelimited`
     RateLimited,
+    /// A field of the response, by [`Config::retriable_headers`](super::Config::retriable_headers).
+    RetriableHeader,
     /// A status, or a range with both ends included.
     Status {
         /// The lowest.
@@ -52,9 +62,10 @@ pub enum Condition {
     Grpc(GrpcCode),
 }
 
-const WORDS: [(&str, Condition); 7] = [
+const WORDS: [(&str, Condition); 8] = [
     ("connect-failure", Condition::ConnectFailure),
     ("refused-stream", Condition::RefusedStream),
+    ("reset-before-request", Condition::ResetBeforeRequest),
     ("reset", Condition::Reset),
     ("gateway-error", Condition::GatewayError),
     ("5xx", Condition::ServerError),
@@ -105,6 +116,7 @@ impl fmt::Display for Condition {
             Self::Grpc(code) => {
                 f.write_str(&code.to_string().replace('_', "-").to_ascii_lowercase())
             }
+            Self::RetriableHeader => f.write_str("retriable-headers"),
             word => f.write_str(
                 WORDS.iter().find(|(_, one)| one == word).map_or("unknown", |(word, _)| *word),
             ),
@@ -202,6 +214,18 @@ impl Conditions {
     #[must_use]
     pub fn contains(&self, condition: Condition) -> bool {
         self.0.contains(&condition)
+    }
+
+    /// Adds a condition, unless it is listed.
+    pub fn push(&mut self, condition: Condition) {
+        if !self.contains(condition) {
+            self.0.push(condition);
+        }
+    }
+
+    /// Removes every condition.
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 
     pub(super) fn first_of(&self, conditions: &[Condition]) -> Option<Condition> {

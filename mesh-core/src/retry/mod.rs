@@ -10,7 +10,13 @@
 //!    have reached the application, whatever conditions are listed.
 //!
 //! At most [`Config::attempts`] retries follow the first attempt, each within the destination's
-//! [`budget`], after a [`backoff`] or the delay that the server asks for ([`pushback`]).
+//! [`budget`] and [`throttling`], after a [`backoff`] or the delay that the server asks for
+//! ([`pushback`]).
+//!
+//! Beside these, a request that the endpoint itself says it left out (REFUSED_STREAM, or a GOAWAY
+//! with an older last stream) is sent again at once, once per call, whatever is listed: a
+//! *transparent* retry, which counts neither as an attempt nor in any budget. Where retries are off
+//! there is none.
 //!
 //! Source: Envoy "Router" (`x-envoy-retry-on`, `x-envoy-retry-grpc-on`), Gateway API HTTPRoute
 //! `retry`, gRFC A6. Ours: rule 2, which makes the default safe.
@@ -18,17 +24,23 @@
 pub mod backoff;
 pub mod budget;
 pub mod conditions;
+pub mod headers;
 pub mod pushback;
+pub mod throttling;
 
 pub use conditions::{Condition, Conditions};
+pub use headers::RetriableHeader;
 
 use crate::config::{size, span};
 use crate::{Error, Failure, GrpcCode};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
+
+/// The field of a response that a rate limit made.
+const RATE_LIMITED: &str = "x-envoy-ratelimited";
 
 /// Settings of retries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +51,8 @@ pub struct Config {
     pub attempts: u32,
     /// On what. `connect-failure`, `refused-stream`, `reset`, `gateway-error`, `unavailable`.
     pub on: Conditions,
+    /// Fields of a response that ask for a retry, whatever its status. None.
+    pub retriable_headers: Vec<RetriableHeader>,
     /// Whether a repeated call does no harm; none: GET, HEAD and OPTIONS do not. gRPC calls are
     /// POST, so they are sent again after an answer only where this, or the caller, says so.
     pub idempotent: Option<bool>,
@@ -59,6 +73,7 @@ impl Default for Config {
         Self {
             attempts: 1,
             on: Conditions::default(),
+            retriable_headers: Vec::new(),
             idempotent: None,
             backoff: backoff::Config::default(),
             per_try_timeout: None,
@@ -89,17 +104,19 @@ pub struct Attempted<'a> {
     pub idempotent: Option<bool>,
     /// How it ended.
     pub end: End<'a>,
-    /// Attempts made so far, with this one.
+    /// Attempts made so far, with this one, without transparent ones.
     pub attempts: u32,
-    /// Whether the response was a rate limit's (`x-envoy-ratelimited`).
-    pub rate_limited: bool,
+    /// Whether the call was sent again transparently before.
+    pub resent: bool,
+    /// The fields of the response.
+    pub headers: Option<&'a HeaderMap>,
 }
 
 impl<'a> Attempted<'a> {
     /// The first attempt of a call of which nothing is declared.
     #[must_use]
     pub const fn new(method: &'a Method, end: End<'a>) -> Self {
-        Self { method, idempotent: None, end, attempts: 1, rate_limited: false }
+        Self { method, idempotent: None, end, attempts: 1, resent: false, headers: None }
     }
 
     /// What the caller declares.
@@ -109,31 +126,56 @@ impl<'a> Attempted<'a> {
         self
     }
 
-    /// Attempts made so far, with this one.
+    /// Attempts made so far, with this one, without transparent ones.
     #[must_use]
     pub const fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// Whether the response was a rate limit's.
+    /// Whether the call was sent again transparently before.
     #[must_use]
-    pub const fn with_rate_limited(mut self, rate_limited: bool) -> Self {
-        self.rate_limited = rate_limited;
+    pub const fn with_resent(mut self, resent: bool) -> Self {
+        self.resent = resent;
         self
     }
 
-    fn is_idempotent(&self, config: &Config) -> bool {
-        self.idempotent
-            .or(config.idempotent)
-            .unwrap_or(matches!(*self.method, Method::GET | Method::HEAD | Method::OPTIONS))
+    /// The fields of the response.
+    #[must_use]
+    pub const fn with_headers(mut self, headers: Option<&'a HeaderMap>) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// Whether the response is that of a rate limit.
+    fn is_rate_limited(&self) -> bool {
+        self.headers.is_some_and(|headers| headers.contains_key(RATE_LIMITED))
+    }
+
+    /// Whether the endpoint says that it left the request out.
+    fn is_unprocessed(&self) -> bool {
+        let End::Error(error) = self.end else { return false };
+        error.is_retryable() && error.failure() == Some(Failure::Reset)
+    }
+}
+
+impl Config {
+    /// Whether a repeated call does no harm: what the caller declares, else the policy, else the
+    /// method.
+    #[must_use]
+    pub fn is_idempotent(&self, declared: Option<bool>, method: &Method) -> bool {
+        declared
+            .or(self.idempotent)
+            .unwrap_or(matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS))
     }
 }
 
 /// What is to follow an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "a caller must handle both")]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle all")]
 pub enum Verdict {
+    /// Another attempt at once, which nothing counts: the application has not seen this one.
+    Transparent,
     /// Another attempt, if budget and deadline allow.
     Retry {
         /// The condition that allows it.
@@ -174,7 +216,7 @@ impl fmt::Display for Stop {
 /// Decides what follows an attempt. See the [module docs](self) for the rule.
 ///
 /// ```
-/// use http::{Method, StatusCode};
+/// use http::{HeaderMap, Method, StatusCode};
 /// use mesh_core::retry::{self, Attempted, End, Stop, Verdict};
 ///
 /// let config = retry::Config::default();
@@ -190,17 +232,20 @@ impl fmt::Display for Stop {
 /// ```
 #[must_use]
 pub fn decide(config: &Config, attempted: &Attempted<'_>) -> Verdict {
-    let Some(condition) = condition(&config.on, attempted) else {
+    if attempted.is_unprocessed() && !attempted.resent && config.attempts > 0 {
+        return Verdict::Transparent;
+    }
+    let Some(condition) = condition(config, attempted) else {
         return Verdict::Stop { why: Stop::NotListed };
     };
-    if attempted.rate_limited && !config.on.contains(Condition::RateLimited) {
+    if condition != Condition::RateLimited && attempted.is_rate_limited() {
         return Verdict::Stop { why: Stop::RateLimited };
     }
     let reached = match attempted.end {
         End::Error(error) => !error.is_retryable(),
         End::Status(_) | End::Grpc(_) => true,
     };
-    if reached && !attempted.is_idempotent(config) {
+    if reached && !config.is_idempotent(attempted.idempotent, attempted.method) {
         return Verdict::Stop { why: Stop::NotIdempotent };
     }
     if attempted.attempts > config.attempts {
@@ -210,24 +255,39 @@ pub fn decide(config: &Config, attempted: &Attempted<'_>) -> Verdict {
 }
 
 /// The condition of the policy that an attempt's end meets.
-fn condition(on: &Conditions, attempted: &Attempted<'_>) -> Option<Condition> {
-    if attempted.rate_limited && on.contains(Condition::RateLimited) {
-        return Some(Condition::RateLimited);
+fn condition(config: &Config, attempted: &Attempted<'_>) -> Option<Condition> {
+    use Condition as C;
+    let on = &config.on;
+    if on.contains(C::RateLimited) && attempted.is_rate_limited() {
+        return Some(C::RateLimited);
     }
-    match attempted.end {
-        End::Error(error) if error.is_retryable() => {
-            let refused = matches!(error.failure(), Some(Failure::Reset));
-            let unsent = if refused { Condition::RefusedStream } else { Condition::ConnectFailure };
-            on.first_of(&[unsent, Condition::ServerError])
-        }
-        End::Error(error) => match error.failure()? {
-            Failure::Reset => on.first_of(&[Condition::Reset, Condition::ServerError]),
-            Failure::Timeout | Failure::Protocol => on.status(error.kind().status()),
+    let listed = match attempted.end {
+        End::Error(error) if error.is_retryable() => match error.failure() {
+            Some(Failure::Reset) => on.first_of(&[
+                C::RefusedStream,
+                C::ResetBeforeRequest,
+                C::Reset,
+                C::GatewayError,
+                C::ServerError,
+            ]),
+            _ => on.first_of(&[C::ConnectFailure, C::Reset, C::GatewayError, C::ServerError]),
+        },
+        End::Error(error) => match error.failure() {
+            Some(Failure::Reset) => on.first_of(&[C::Reset, C::GatewayError, C::ServerError]),
+            Some(Failure::Timeout) => {
+                on.first_of(&[C::Reset]).or_else(|| on.status(error.kind().status()))
+            }
+            Some(Failure::Protocol) => on.status(error.kind().status()),
             _ => None,
         },
         End::Status(status) => on.status(status),
         End::Grpc(code) => on.grpc(code),
-    }
+    };
+    listed.or_else(|| {
+        let headers = attempted.headers?;
+        let asks = config.retriable_headers.iter().any(|field| field.is_in(headers));
+        asks.then_some(C::RetriableHeader)
+    })
 }
 
 #[cfg(test)]

@@ -23,16 +23,23 @@
 //! 5. *The limit of retries at once is not reached*; by default there is none.
 //! 6. *The budget has room*: 20 % of the destination's calls over 10 s, at least 10 per second.
 //!    Under 100 % errors the endpoints so see at most 1.2 times the calls, plus the minimum.
+//! 7. *Retries are not throttled*, if the policy has `retryThrottling` (gRFC A6).
+//!
+//! A request that the endpoint says it left out (REFUSED_STREAM, GOAWAY with an older last stream)
+//! goes again at once, once, and counts nowhere; only 3 and 4 are asked. One that found a pooled
+//! connection closed before anything was written never gets here: `connect` takes the next one.
 //!
 //! The wait is none when the request cannot have reached the application (it goes to another
 //! endpoint, and nobody is overloaded by it), what the server asked for (`Retry-After`,
-//! `grpc-retry-pushback-ms`), else full jitter: `random mod min(25 ms · 2^(n−1), 250 ms)`.
+//! `grpc-retry-pushback-ms`), else full jitter: `random mod min(25 ms · 2^(n−1), 250 ms)`, where
+//! `n` counts the waits since the server last asked for one.
 //!
 //! Further attempts avoid the endpoints of the earlier ones and say that they are further ones:
 //! `grpc-previous-rpc-attempts: n−1` on gRPC, `x-envoy-attempt-count: n` on other HTTP, with the
 //! time left until the deadline if the call carries one. A response that is given up is
 //! dropped, and with it its body. After the last attempt its own response or error is the
-//! call's; the error says how many attempts were made.
+//! call's; the error says how many attempts were made, and it or the response ([`Exhausted`]) what
+//! was used up: the attempts, the budget, or the cap on retries at once.
 //!
 //! Cost when the first attempt succeeds: a copy of the request's head, the body's record, no
 //! clock read. Calls whose policy allows no retry are passed through.
@@ -66,31 +73,26 @@
 //! # }
 //! ```
 
+mod repeat;
 pub(crate) mod replay;
+mod request;
 
 use crate::body::{Body, BoxError};
-use crate::call::{self, Call, Tried};
-use crate::call_options::CallOptions;
+use crate::call::{self, Exhausted};
 use crate::clock;
-use crate::deadline::{self, Expiry, Sent};
 use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    Version,
-};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
-use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
-use mesh_core::limit::{Kind, Permit};
 use mesh_core::retry::budget::{self, Budget};
-use mesh_core::retry::pushback::{self, Pushback};
-use mesh_core::retry::{Attempted, End, Verdict, decide};
-use mesh_core::{EndpointId, Error, ErrorKind, GrpcCode, Timestamp};
+use mesh_core::retry::throttling::{self, Throttling};
+use mesh_core::{EndpointId, Error, ErrorKind};
 use pin_project_lite::pin_project;
-use replay::Tape;
+use repeat::{Next, Repeat};
+use request::{Head, Source, sooner};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
@@ -98,10 +100,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use mesh_core::retry::Config;
-
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// Wraps a service in [`Retry`].
 ///
@@ -111,6 +109,7 @@ const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count
 pub struct RetryLayer {
     config: Config,
     budget: budget::Config,
+    throttling: Option<throttling::Config>,
     metrics: Option<Arc<DestinationMetrics>>,
 }
 
@@ -149,6 +148,13 @@ impl RetryLayer {
         self
     }
 
+    /// Stops retries while more calls fail than succeed. Off.
+    #[must_use]
+    pub const fn throttling(mut self, throttling: throttling::Config) -> Self {
+        self.throttling = Some(throttling);
+        self
+    }
+
     /// Where retries are counted; nowhere by default.
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<DestinationMetrics>) -> Self {
@@ -164,6 +170,9 @@ impl<S> Layer<S> for RetryLayer {
         let own = Own {
             config: self.config.clone(),
             budget: Budget::new(&self.budget),
+            budget_config: self.budget.clone(),
+            throttling: Throttling::new(),
+            throttling_config: self.throttling,
             metrics: self.metrics.clone(),
         };
         Retry { inner, own: Arc::new(own) }
@@ -182,6 +191,9 @@ pub struct Retry<S> {
 struct Own {
     config: Config,
     budget: Budget,
+    budget_config: budget::Config,
+    throttling: Throttling,
+    throttling_config: Option<throttling::Config>,
     metrics: Option<Arc<DestinationMetrics>>,
 }
 
@@ -237,234 +249,13 @@ where
                 permit: None,
                 own: self.own.clone(),
                 changed,
+                resent: false,
+                backoffs: 0,
             })
         });
         request.body_mut().call = call;
         let inner = self.inner.call(request);
         ResponseFuture { state: State::Attempt { inner, timer: None }, repeat, attempt: 1, per_try }
-    }
-}
-
-/// Where the body of a further attempt comes from.
-#[derive(Debug)]
-enum Source {
-    Whole(Body),
-    Tape(Tape),
-}
-
-impl Source {
-    /// The body to send, and what repeats it, if it is to be repeated up to `limit` bytes.
-    fn split(body: Body, limit: Option<u64>, sent: Option<Arc<Sent>>) -> (Body, Option<Self>) {
-        if let Some(copy) = body.try_clone() {
-            return (body, limit.map(|_| Self::Whole(copy)));
-        }
-        let limit = limit.filter(|limit| body.size_hint().lower() <= *limit);
-        if limit.is_none() && sent.is_none() {
-            return (body, None);
-        }
-        let tape = Tape::new(body, limit.unwrap_or(0), sent);
-        let replay = tape.play().map_or_else(Body::empty, Body::from);
-        (replay, limit.map(|_| Self::Tape(tape)))
-    }
-
-    fn is_repeatable(&self) -> bool {
-        match self {
-            Self::Whole(_) => true,
-            Self::Tape(tape) => tape.is_repeatable(),
-        }
-    }
-
-    fn again(&self) -> Option<Body> {
-        match self {
-            Self::Whole(body) => body.try_clone(),
-            Self::Tape(tape) => tape.play().map(Body::from),
-        }
-    }
-}
-
-/// The head of a request, to be sent again.
-#[derive(Debug)]
-struct Head {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    headers: HeaderMap,
-    /// As the attempt under way has it.
-    call: Option<Arc<Call>>,
-    grpc: bool,
-    /// That of the call; an attempt's own may be sooner.
-    expiry: Option<Expiry>,
-    extensions: Extensions,
-}
-
-impl Head {
-    fn of(request: &Request<Body>, call: Option<&Arc<Call>>, expiry: Option<Expiry>) -> Self {
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: request.headers().clone(),
-            grpc: call.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc),
-            expiry,
-            extensions: request.extensions().clone(),
-            call: call.cloned(),
-        }
-    }
-
-    /// The request of attempt number `attempt`, which may take as long as `per_try`.
-    fn request(&mut self, attempt: u32, body: Body, per_try: Option<Duration>) -> Request<Body> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.clone();
-        *request.extensions_mut() = self.extensions.clone();
-        if let Some(before) = &self.call {
-            let mut call = Call::clone(before);
-            call.attempt = attempt;
-            call.hung = OnceLock::new();
-            call.expiry = match per_try {
-                Some(allowed) => Some(sooner(self.expiry, clock::now() + allowed)),
-                None => self.expiry,
-            };
-            let call = Arc::new(call);
-            self.call = Some(call.clone());
-            request.body_mut().call = Some(call);
-        }
-        let headers = request.headers_mut();
-        if self.grpc {
-            headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
-        } else {
-            headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
-        }
-        let told = if self.grpc { &GRPC_TIMEOUT } else { &EXPECTED_TIMEOUT };
-        if let Some(Expiry(expiry)) = self.expiry.filter(|_| headers.contains_key(told)) {
-            deadline::send(headers, expiry.since(clock::now()), self.grpc);
-        }
-        request
-    }
-}
-
-/// All that a further attempt needs.
-#[derive(Debug)]
-struct Repeat<S> {
-    service: S,
-    head: Head,
-    body: Source,
-    /// The body of the attempt that was decided on.
-    next: Option<Body>,
-    /// Counts a retry under way.
-    permit: Option<Permit>,
-    own: Arc<Own>,
-    /// The settings of a call without a pinned one, where its caller asks for others.
-    changed: Option<Arc<Config>>,
-}
-
-impl<S> Repeat<S> {
-    fn pinned(&self) -> Option<&Call> {
-        self.head.call.as_deref()
-    }
-
-    fn config(&self) -> &Config {
-        match self.pinned() {
-            Some(call) => call.retry(),
-            None => self.changed.as_deref().unwrap_or(&self.own.config),
-        }
-    }
-
-    /// Whether the caller says that a repeated call does no harm.
-    fn idempotent(&self) -> Option<bool> {
-        match self.pinned() {
-            Some(call) => call.idempotent(),
-            None => self.head.extensions.get::<CallOptions>()?.idempotent,
-        }
-    }
-
-    fn metrics(&self) -> Option<&DestinationMetrics> {
-        self.pinned().and_then(Call::metrics).or(self.own.metrics.as_ref()).map(Arc::as_ref)
-    }
-
-    /// The endpoint that let the attempt run out of time.
-    fn hung(&self) -> Option<&EndpointId> {
-        self.pinned().and_then(|call| call.hung.get())
-    }
-
-    /// How long to wait before another attempt; `None` if there is to be none.
-    fn wait<R>(&mut self, answer: &Result<Response<R>, Error>, attempt: u32) -> Option<Duration> {
-        self.permit = None;
-        let end = self.end(answer)?;
-        let headers = answer.as_ref().ok().map(Response::headers);
-        let attempted = Attempted::new(&self.head.method, end)
-            .with_idempotent(self.idempotent())
-            .with_attempts(attempt)
-            .with_rate_limited(headers.is_some_and(|headers| headers.contains_key(RATE_LIMITED)));
-        let config = self.config();
-        if let Verdict::Stop { .. } = decide(config, &attempted) {
-            return None;
-        }
-        let delay = match (headers.and_then(pushback::grpc), headers) {
-            (Some(Pushback::Stop), _) => return None,
-            (Some(Pushback::Wait(delay)), _) => delay,
-            (None, Some(headers)) => pushback::retry_after(headers, clock::wall())
-                .unwrap_or_else(|| config.backoff.delay(attempt, &mut || fastrand::u64(..))),
-            (None, None) if answer.as_ref().is_err_and(Error::is_retryable) => Duration::ZERO,
-            (None, None) => config.backoff.delay(attempt, &mut || fastrand::u64(..)),
-        };
-        let now = clock::now();
-        if self.head.expiry.is_some_and(|Expiry(expiry)| now + delay >= expiry)
-            || !self.body.is_repeatable()
-        {
-            return None;
-        }
-        if let Some(limits) = self.pinned().and_then(Call::limits) {
-            match limits.acquire(Kind::Retry) {
-                Ok(permit) => self.permit = Some(permit),
-                Err(_) => return None,
-            }
-        }
-        let budget = self.pinned().and_then(Call::budget).unwrap_or(&self.own.budget);
-        if !budget.withdraw(now) {
-            if let Some(metrics) = self.metrics() {
-                metrics.budget_exhausted();
-            }
-            return None;
-        }
-        // Now the earlier attempt loses the body; had the budget refused, it would still need it.
-        self.next = Some(self.body.again()?);
-        if let Some(metrics) = self.metrics() {
-            metrics.retried();
-        }
-        self.avoid(answer);
-        Some(delay)
-    }
-
-    /// How the attempt ended; `None` if its response is under way, so that no other can follow.
-    fn end<'a, R>(&self, answer: &'a Result<Response<R>, Error>) -> Option<End<'a>> {
-        let response = match answer {
-            Ok(response) => response,
-            Err(error) => return Some(End::Error(error)),
-        };
-        if !self.head.grpc {
-            // The usual case, decided without a look at the policy: no condition names a 2xx.
-            let status = response.status();
-            return (!status.is_success()).then_some(End::Status(status));
-        }
-        match GrpcCode::from_headers(response.headers()) {
-            Some(code) => Some(End::Grpc(code)),
-            None if response.status() == StatusCode::OK => None,
-            None => Some(End::Grpc(GrpcCode::from_http(response.status()))),
-        }
-    }
-
-    /// Notes the endpoint that just failed.
-    fn avoid<R>(&mut self, answer: &Result<Response<R>, Error>) {
-        let tried = match answer {
-            Ok(response) => response.extensions().get().map(|Tried(endpoint)| endpoint.clone()),
-            Err(error) => error.endpoint().map(EndpointId::from),
-        };
-        if let (Some(call), Some(tried)) = (&mut self.head.call, tried) {
-            Arc::make_mut(call).tried.push(tried);
-        }
     }
 }
 
@@ -522,12 +313,15 @@ where
                             Err(attempt_timeout(allowed, hung))
                         }
                     };
-                    let wait =
-                        this.repeat.as_mut().and_then(|repeat| repeat.wait(&answer, *this.attempt));
-                    let Some(wait) = wait else {
-                        return Poll::Ready(
-                            answer.map_err(|error| error.with_attempts(*this.attempt)),
-                        );
+                    let next = match this.repeat {
+                        Some(repeat) => repeat.next(&answer, *this.attempt),
+                        None => Next::Stop(None),
+                    };
+                    let wait = match next {
+                        Next::Attempt(wait) => wait,
+                        Next::Stop(exhausted) => {
+                            return Poll::Ready(ended(answer, *this.attempt, exhausted));
+                        }
                     };
                     drop(answer);
                     this.state.set(if wait.is_zero() {
@@ -547,12 +341,30 @@ where
                     }
                     *this.attempt += 1;
                     let body = repeat.next.take().unwrap_or_default();
-                    let request = repeat.head.request(*this.attempt, body, *this.per_try);
+                    let counted = *this.attempt - u32::from(repeat.resent);
+                    let request = repeat.head.request(counted, body, *this.per_try);
                     let inner = repeat.service.call(request);
                     this.state.set(State::Attempt { inner, timer: None });
                 }
             }
         }
+    }
+}
+
+/// The answer of the last attempt as the call's, with what was used up if that ended it.
+fn ended<R>(
+    answer: Result<Response<R>, Error>,
+    attempts: u32,
+    exhausted: Option<ErrorKind>,
+) -> Result<Response<R>, Error> {
+    match (answer, exhausted) {
+        (Ok(mut response), Some(what)) => {
+            response.extensions_mut().insert(Exhausted(what));
+            Ok(response)
+        }
+        (Ok(response), None) => Ok(response),
+        (Err(error), Some(what)) => Err(error.with_attempts(attempts).with_exhausted(what)),
+        (Err(error), None) => Err(error.with_attempts(attempts)),
     }
 }
 
@@ -563,11 +375,6 @@ fn attempt_timeout(allowed: Duration, hung: Option<&EndpointId>) -> Error {
         Some(endpoint) => error.with_endpoint(endpoint),
         None => error,
     }
-}
-
-/// The sooner of the call's expiry and an attempt's own.
-fn sooner(expiry: Option<Expiry>, own: Timestamp) -> Expiry {
-    Expiry(expiry.map_or(own, |Expiry(at)| at.min(own)))
 }
 
 #[cfg(test)]

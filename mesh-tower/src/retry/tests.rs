@@ -1,11 +1,15 @@
+use super::request::{ATTEMPT_COUNT, PREVIOUS_ATTEMPTS};
 use super::*;
-use crate::call::Shared;
+use crate::call::{Call, Shared, Tried};
+use crate::call_options::CallOptions;
+use crate::deadline::Expiry;
 use crate::telemetry::Metrics;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use mesh_core::Policy;
-use mesh_core::limit::Limits;
+use mesh_core::deadline::EXPECTED_TIMEOUT;
+use mesh_core::limit::{Kind, Limits};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::future::pending;
@@ -92,6 +96,12 @@ impl Script {
 
     fn head(&self, attempt: usize) -> http::request::Parts {
         self.0.lock().seen[attempt].0.clone()
+    }
+
+    /// The times between attempts.
+    fn waits(&self) -> Vec<Duration> {
+        let inner = self.0.lock();
+        inner.seen.windows(2).map(|two| two[1].2.duration_since(two[0].2)).collect()
     }
 
     fn body(&self, attempt: usize) -> Option<Bytes> {
@@ -278,6 +288,147 @@ async fn no_attempt_begins_that_the_deadline_would_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_endpoint_left_out_goes_again_once_and_counts_nowhere() {
+    let left_out = || Step::Error(ErrorKind::RemoteReset.into());
+    let mut none = budget::Config::default();
+    (none.percent, none.min_retries_per_second) = (0, 0);
+    let script = Script::new([left_out(), status(200)]);
+    let metrics = Metrics::new().destination("inventory");
+    let layer = RetryLayer::new().budget(none.clone()).metrics(metrics.clone());
+    let response = script.run(layer, request(Method::POST)).await.expect("a response");
+    assert_eq!((response.status().as_u16(), metrics.counts().retries), (200, 0));
+    assert_eq!(script.waited(), Duration::ZERO);
+    assert!(!script.head(1).headers.contains_key(ATTEMPT_COUNT), "the first that may be seen");
+
+    let script = Script::new([left_out(), left_out()]);
+    let layer = RetryLayer::new().budget(none);
+    let error = script.run(layer, request(Method::POST)).await.expect_err("left out twice");
+    assert_eq!((error.attempts(), error.exhausted()), (2, Some(ErrorKind::RetryBudget)));
+
+    let script = Script::new([left_out(), left_out(), status(503), status(200)]);
+    let layer = RetryLayer::new().attempts(2);
+    script.run(layer, request(Method::GET)).await.expect("a response");
+    assert_eq!(script.attempts(), 4, "two retries besides");
+    let counts: Vec<_> =
+        (0..4).map(|i| script.head(i).headers.get(ATTEMPT_COUNT).cloned()).collect();
+    let told = |text| Some(HeaderValue::from_static(text));
+    assert_eq!(counts, [None, None, told("2"), told("3")]);
+
+    let script = Script::new([left_out()]);
+    assert!(script.run(RetryLayer::new().attempts(0), request(Method::GET)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_used_up_is_told() {
+    let mut none = budget::Config::default();
+    (none.percent, none.min_retries_per_second) = (0, 0);
+    for (layer, steps, used_up) in [
+        (RetryLayer::new(), 2, Some(ErrorKind::RetryLimit)),
+        (RetryLayer::new().budget(none), 1, Some(ErrorKind::RetryBudget)),
+        (RetryLayer::new().attempts(0), 1, None),
+    ] {
+        let script = Script::new((0..steps).map(|_| status(503)));
+        let response = script.run(layer.clone(), request(Method::GET)).await.expect("a response");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let told = response.extensions().get().map(|Exhausted(what)| *what);
+        assert_eq!(told, used_up);
+
+        let script = Script::new((0..steps).map(|_| reset()));
+        let error = script.run(layer, request(Method::GET)).await.expect_err("reset");
+        assert_eq!((error.kind(), error.exhausted()), (ErrorKind::ConnectionClosed, used_up));
+    }
+    let script = Script::new([status(404)]);
+    let response = script.run(RetryLayer::new(), request(Method::GET)).await.expect("a response");
+    assert!(response.extensions().get::<Exhausted>().is_none(), "an answer, not a failure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_more_calls_fail_than_succeed_there_are_no_retries() {
+    let mut config = throttling::Config::default();
+    (config.max_tokens, config.token_ratio) = (4, 0.5);
+    let steps = Arc::new(Mutex::new(VecDeque::new()));
+    let next = steps.clone();
+    let inner = service_fn(move |_: Request<Body>| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = next.lock().pop_front().expect("a step");
+        std::future::ready(Ok::<_, Error>(response))
+    });
+    let service = RetryLayer::new().throttling(config).layer(inner);
+    let attempts = async |codes: &[u16]| {
+        *steps.lock() =
+            codes.iter().map(|code| StatusCode::from_u16(*code).expect("valid")).collect();
+        let response = service.clone().oneshot(request(Method::GET)).await.expect("a response");
+        (codes.len() - steps.lock().len(), response.extensions().get::<Exhausted>().copied())
+    };
+    // 4 tokens: 3, then a retry that fails too: 2, which is half.
+    assert_eq!(attempts(&[503, 503, 200]).await, (2, Some(Exhausted(ErrorKind::RetryLimit))));
+    assert_eq!(attempts(&[503, 200]).await, (1, Some(Exhausted(ErrorKind::RetryBudget))));
+    // What no condition names is neither a success nor a failure: still 1 token.
+    assert_eq!(attempts(&[404]).await, (1, None));
+    assert_eq!(attempts(&[200]).await, (1, None));
+    assert_eq!(attempts(&[200]).await, (1, None));
+    assert_eq!(attempts(&[503, 200]).await, (1, Some(Exhausted(ErrorKind::RetryBudget))), "2 − 1");
+    for _ in 0..4 {
+        assert_eq!(attempts(&[200]).await, (1, None));
+    }
+    assert_eq!(attempts(&[503, 200]).await, (1, Some(Exhausted(ErrorKind::RetryBudget))), "3 − 1");
+    assert_eq!(attempts(&[200]).await, (1, None));
+    assert_eq!(attempts(&[200]).await, (1, None));
+    assert_eq!(attempts(&[200]).await, (1, None));
+    assert_eq!(attempts(&[503, 200]).await, (2, None), "3.5 − 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_at_once_may_be_a_share_of_the_calls_at_once() {
+    let limits = Limits::default();
+    let shared = Arc::new(Shared {
+        budget: Budget::default(),
+        throttling: Throttling::new(),
+        limits: limits.clone(),
+        metrics: Metrics::new().destination("inventory"),
+    });
+    let mut policy = Policy::default();
+    policy.budget.active_percent = Some(20);
+    policy.budget.min_retry_concurrency = 1;
+    let policy = Arc::new(policy);
+    for (calls, retries, attempts) in [(0, 0, 2), (9, 1, 1), (10, 1, 2), (10, 2, 1)] {
+        let held: Vec<_> = (0..calls).map(|_| limits.acquire(Kind::Request)).collect();
+        let retrying: Vec<_> = (0..retries).map(|_| limits.acquire(Kind::Retry)).collect();
+        let script = Script::new([status(503), status(200)]);
+        let mut request = request(Method::GET);
+        pin(&mut request, |call| {
+            (call.shared, call.policy) = (Some(shared.clone()), policy.clone());
+        });
+        script.run(RetryLayer::new(), request).await.expect("a response");
+        assert_eq!(script.attempts(), attempts, "{calls} calls, {retries} retries");
+        drop((held, retrying));
+        assert_eq!(limits.active(Kind::Retry), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pushback_the_back_off_begins_anew() {
+    const PUSHBACK: &[(&str, &str)] = &[("grpc-status", "14"), ("grpc-retry-pushback-ms", "900")];
+    const BUSY: &[(&str, &str)] = &[("grpc-status", "14")];
+    let mut config = Config::default();
+    config.attempts = 5;
+    config.idempotent = Some(true);
+    config.backoff = mesh_core::retry::backoff::Config::new(100 * MS, 10_000 * MS);
+    for _ in 0..20 {
+        let steps = [BUSY, BUSY, BUSY, PUSHBACK, BUSY, &[]].map(|fields| Step::Status(200, fields));
+        let script = Script::new(steps);
+        let layer = RetryLayer::new().config(config.clone());
+        script.run(layer, grpc()).await.expect("a response");
+        let waits = script.waits();
+        assert_eq!(waits.len(), 5);
+        for (wait, bound) in waits.iter().zip([100, 200, 400, 901, 100]) {
+            assert!(*wait < bound * MS + MS, "{waits:?}");
+        }
+        assert!(waits[3] >= 900 * MS, "exactly what was asked for: {waits:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_wait_is_what_the_server_asked_for_else_jitter() {
     let script = Script::new([Step::Status(503, &[("retry-after", "2")]), status(200)]);
     script.run(RetryLayer::new(), request(Method::GET)).await.expect("a response");
@@ -424,6 +575,7 @@ async fn pinned_policy_budget_and_metrics_win() {
     let metrics = Metrics::new().destination("inventory");
     let shared = Arc::new(Shared {
         budget: Budget::new(&budget),
+        throttling: Throttling::new(),
         limits: Limits::default(),
         metrics: metrics.clone(),
     });
@@ -450,6 +602,7 @@ async fn retries_at_once_are_limited_if_the_policy_says_so() {
     let limits = Limits::new(&config);
     let shared = Arc::new(Shared {
         budget: Budget::default(),
+        throttling: Throttling::new(),
         limits: limits.clone(),
         metrics: Metrics::new().destination("inventory"),
     });

@@ -118,3 +118,51 @@ async fn a_caller_may_ask_for_more_less_or_other_time_than_the_policy() {
     assert_eq!(answer.expect_err("no time").kind(), ErrorKind::Deadline);
     assert_eq!(made, 0);
 }
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_once_and_is_no_retry() {
+    let endpoint = ScriptedEndpoint::http2(Reply::status(200)).await;
+    endpoint.plan(|number, _| match number {
+        1 | 3 | 4 => Reply::refuse_stream(),
+        _ => Reply::status(200),
+    });
+    // Nothing that is listed and no budget allows it.
+    let none = "protocol: Http2, retry: { on: [] }, budget: { percent: 0, minRetriesPerSecond: 0 }";
+    let mesh = mesh(&format!("{}{}", policy(none), service("inventory", &[endpoint.address()])));
+    let post = async || call(&mesh, Method::POST, "http://inventory/", "order".into()).await;
+    assert_eq!(post().await.expect("sent again"), StatusCode::OK);
+    assert_eq!((endpoint.calls(), seen(&mesh, "inventory").retries), (2, 0));
+    let error = post().await.expect_err("refused twice");
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::RemoteReset, 2));
+    assert_eq!(endpoint.calls(), 4);
+}
+
+#[tokio::test]
+async fn retries_stop_while_more_calls_fail_than_succeed() {
+    let busy = ScriptedEndpoint::http1(Reply::status(503)).await;
+    let throttled = "retryThrottling: { maxTokens: 10, tokenRatio: 0.5 }, \
+                     retry: { backoff: { base: 1ms, max: 1ms } }, \
+                     outlier: { consecutive5xx: 0, consecutiveGatewayFailure: 0 }";
+    let mesh = mesh(&format!("{}{}", policy(throttled), service("inventory", &[busy.address()])));
+    for _ in 0..100 {
+        get(&mesh, "http://inventory/").await.expect("an answer");
+    }
+    // 5 failures, the 1st, 3rd and 5th of them of calls, take the tokens to half.
+    assert_eq!((busy.calls(), seen(&mesh, "inventory").retries), (102, 2));
+    busy.set(Reply::status(200));
+    for _ in 0..12 {
+        get(&mesh, "http://inventory/").await.expect("an answer");
+    }
+    let before = busy.calls();
+    busy.set(Reply::status(503));
+    get(&mesh, "http://inventory/").await.expect("an answer");
+    assert_eq!(busy.calls() - before, 1, "6 tokens less this failure: half");
+    busy.set(Reply::status(200));
+    for _ in 0..4 {
+        get(&mesh, "http://inventory/").await.expect("an answer");
+    }
+    let before = busy.calls();
+    busy.set(Reply::status(503));
+    get(&mesh, "http://inventory/").await.expect("an answer");
+    assert_eq!(busy.calls() - before, 2, "7 tokens less this failure: above half");
+}

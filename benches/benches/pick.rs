@@ -1,6 +1,7 @@
-//! What one pick costs, at 10 and at 10,000 endpoints. Allowed: 100 ns.
+//! What one pick costs, at 10 to 100,000 endpoints (allowed: 100 ns), and what it costs to build the
+//! picker anew after one of 10,000 endpoints has changed (allowed: 1 ms).
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use mesh_core::pick::{Config, PickArgs, Picker, Policy};
 use mesh_core::{EndpointSet, EndpointSpec, Timestamp};
 use std::hint::black_box;
@@ -45,9 +46,10 @@ fn picks(criterion: &mut Criterion) {
         ("round_robin", Policy::RoundRobin, false),
         ("round_robin_weighted", Policy::RoundRobin, true),
         ("random", Policy::Random, false),
+        ("random_weighted", Policy::Random, true),
     ] {
         let mut group = criterion.benchmark_group(name);
-        for len in [10, 10_000] {
+        for len in [10, 10_000, 100_000] {
             let picker = picker(len, policy, weighted);
             let mut draw = draws();
             group.bench_function(BenchmarkId::from_parameter(len), |bencher| {
@@ -57,7 +59,7 @@ fn picks(criterion: &mut Criterion) {
         group.finish();
     }
     let mut group = criterion.benchmark_group("peak_ewma_one_in_ten_out");
-    for len in [10, 10_000] {
+    for len in [10, 10_000, 100_000] {
         let picker = picker(len, Policy::PeakEwma, false);
         for member in picker.set().members().iter().step_by(10) {
             member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
@@ -70,5 +72,46 @@ fn picks(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, picks);
+fn rebuilds(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("rebuild");
+    for (name, policy, weighted) in [
+        ("peak_ewma", Policy::PeakEwma, false),
+        ("peak_ewma_weighted", Policy::PeakEwma, true),
+        ("round_robin_weighted", Policy::RoundRobin, true),
+    ] {
+        let picker = picker(10_000, policy, weighted);
+        let mut specs: Vec<EndpointSpec> =
+            picker.set().members().iter().map(|member| (*member.spec).clone()).collect();
+        specs[5_000].weight = 7;
+        group.bench_function(BenchmarkId::new("picker", name), |bencher| {
+            bencher.iter_batched(
+                || picker.set().update(specs.clone(), |_| ()).0,
+                |set| Picker::new(set, picker.config().clone()),
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    let (set, _) = EndpointSet::<()>::empty().update(
+        picker(10_000, Policy::PeakEwma, false)
+            .set()
+            .members()
+            .iter()
+            .map(|member| (*member.spec).clone())
+            .collect(),
+        |_| (),
+    );
+    let mut specs: Vec<EndpointSpec> =
+        set.members().iter().map(|member| (*member.spec).clone()).collect();
+    specs[5_000].weight = 7;
+    group.bench_function("set", |bencher| {
+        bencher.iter_batched(
+            || specs.clone(),
+            |specs| set.update(specs, |_| ()),
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, picks, rebuilds);
 criterion_main!(benches);

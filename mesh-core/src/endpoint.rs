@@ -5,13 +5,16 @@
 //! outlive every such update. What discovery says (weight, priority, …) stands beside it in the [`Member`], because that may change
 //! while the endpoint stays.
 
-use crate::health::{Breaker, EndpointState, Health, StateKind, Tally};
+use crate::health::{Breaker, EndpointState, Health, Standing, StateKind, Tally};
 use crate::limit::{self, Limits};
 use crate::load::Load;
 use crate::time::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Names one endpoint of a destination; by default its address, `127.0.0.1:8080`.
@@ -92,8 +95,36 @@ impl Locality {
     }
 }
 
+/// A text that is no locality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidLocality(());
+
+impl fmt::Display for InvalidLocality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a locality is written `region`, `region/zone` or `region/zone/subZone`")
+    }
+}
+
+impl std::error::Error for InvalidLocality {}
+
+impl FromStr for Locality {
+    type Err = InvalidLocality;
+
+    /// Reads `region`, `region/zone` or `region/zone/subZone`.
+    fn from_str(text: &str) -> Result<Self, InvalidLocality> {
+        let parts: Vec<&str> = text.split('/').map(str::trim).collect();
+        match parts[..] {
+            _ if parts.iter().any(|part| part.is_empty()) => Err(InvalidLocality(())),
+            [region] => Ok(Self::new(region, "", "")),
+            [region, zone] => Ok(Self::new(region, zone, "")),
+            [region, zone, sub_zone] => Ok(Self::new(region, zone, sub_zone)),
+            _ => Err(InvalidLocality(())),
+        }
+    }
+}
+
 /// What discovery says of an endpoint's health.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub enum Declared {
     /// It may take calls.
@@ -288,6 +319,11 @@ impl<C> Endpoint<C> {
         self.health.is_selectable() && self.breaker.would_admit(now)
     }
 
+    /// Like [`Endpoint::is_selectable_at`], and among which.
+    pub(crate) fn standing_at(&self, now: Timestamp) -> Option<Standing> {
+        self.health.standing().filter(|_| self.breaker.would_admit(now))
+    }
+
     /// Its state with reason and times.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> EndpointState {
@@ -307,7 +343,7 @@ pub struct Member<C = ()> {
     /// What is known from calling it.
     pub endpoint: Arc<Endpoint<C>>,
     /// What discovery says.
-    pub spec: EndpointSpec,
+    pub spec: Arc<EndpointSpec>,
 }
 
 // By hand: a derived `Clone` would ask for `C: Clone`.
@@ -373,18 +409,26 @@ impl<C> EndpointSet<C> {
             self.members.iter().map(|member| (&member.spec.id, member)).collect();
         let mut seen: HashSet<EndpointId> = HashSet::with_capacity(specs.len());
         let mut members: Vec<Member<C>> = Vec::with_capacity(specs.len());
+        let in_use = !self.members.is_empty();
         for spec in specs {
             if !seen.insert(spec.id.clone()) {
                 continue;
             }
             let fresh = |spec: &EndpointSpec, connections| {
-                Arc::new(Endpoint::in_set(spec.id.clone(), connections, &self.tally))
+                let endpoint = Endpoint::in_set(spec.id.clone(), connections, &self.tally);
+                if in_use {
+                    endpoint.health.set_joined();
+                }
+                Arc::new(endpoint)
             };
             let endpoint = match old.get(&spec.id) {
                 Some(member) => {
-                    if member.spec != spec {
-                        change.changed.push(spec.id.clone());
+                    if *member.spec == spec {
+                        member.endpoint.health.set_declared(spec.declared);
+                        members.push((*member).clone());
+                        continue;
                     }
+                    change.changed.push(spec.id.clone());
                     if member.spec.is_reached_like(&spec) {
                         member.endpoint.clone()
                     } else {
@@ -398,7 +442,7 @@ impl<C> EndpointSet<C> {
                 }
             };
             endpoint.health.set_declared(spec.declared);
-            members.push(Member { endpoint, spec });
+            members.push(Member { endpoint, spec: Arc::new(spec) });
         }
         for member in self.members.iter().filter(|member| !seen.contains(&member.spec.id)) {
             member.endpoint.health.retire();
@@ -486,6 +530,15 @@ mod tests {
         ] {
             let (set, _) = set.update(vec![spec(1).with_declared(declared)], |_| ());
             assert_eq!(set.members()[0].endpoint.is_selectable(), selectable, "{declared:?}");
+        }
+    }
+
+    #[test]
+    fn a_locality_is_read_by_its_parts() {
+        assert_eq!("eu".parse(), Ok(Locality::new("eu", "", "")));
+        assert_eq!("eu/eu-1/rack 7".parse(), Ok(Locality::new("eu", "eu-1", "rack 7")));
+        for wrong in ["", "/zone", "a//b", "a/b/c/d"] {
+            assert_eq!(wrong.parse::<Locality>(), Err(InvalidLocality(())), "{wrong}");
         }
     }
 

@@ -29,7 +29,8 @@ pub mod trace_context;
 
 pub use draw::Draw;
 pub use endpoint::{
-    Change, Declared, Endpoint, EndpointId, EndpointSet, EndpointSpec, Locality, Member,
+    Change, Declared, Endpoint, EndpointId, EndpointSet, EndpointSpec, InvalidLocality, Locality,
+    Member,
 };
 pub use error::{Error, ErrorKind};
 pub use name::{DEFAULT_NAMESPACE, DestinationName, InvalidName};

@@ -30,8 +30,24 @@ const DRAINING: u32 = 1 << 2;
 const UNHEALTHY: u32 = 1 << 3;
 /// No longer in any set: late outcomes must not count it as ejected again.
 const RETIRED: u32 = 1 << 4;
+/// It takes calls when those that are not so declared are too few.
+const DEGRADED: u32 = 1 << 5;
+/// The one that pick-first stays with.
+const PREFERRED: u32 = 1 << 6;
 const DECLARED_OUT: u32 = DRAINING | UNHEALTHY;
+const DECLARED: u32 = DECLARED_OUT | DEGRADED;
 const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT;
+
+/// Stamp of an endpoint that joined its set, and that nobody has looked at since.
+const UNSEEN: u64 = u64::MAX;
+
+/// Among which an endpoint that can be picked counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Healthy,
+    /// Picked for what the healthy ones leave.
+    Degraded,
+}
 
 /// What the endpoints of one set share: how often the choice among them changed, and how many are
 /// ejected.
@@ -42,6 +58,7 @@ pub(crate) struct Tally(Arc<Shared>);
 struct Shared {
     changes: AtomicU64,
     ejected: AtomicUsize,
+    degraded: AtomicUsize,
 }
 
 impl Tally {
@@ -57,6 +74,11 @@ impl Tally {
 
     pub(crate) fn ejected(&self) -> usize {
         self.0.ejected.load(Relaxed)
+    }
+
+    /// Whether any endpoint is degraded.
+    pub(crate) fn any_degraded(&self) -> bool {
+        self.0.degraded.load(Relaxed) > 0
     }
 
     /// Counts one more as ejected, unless `allowed` already are.
@@ -81,6 +103,9 @@ pub struct Health {
     retry_at: AtomicU64,
     /// When it came back last, from being unreachable or ejected; 0 if it was never out.
     back_since: AtomicU64,
+    /// When it was first looked at after joining a set that was in use; 0 if it was there from
+    /// the start.
+    joined: AtomicU64,
     ejected_since: AtomicU64,
     ejected_until: AtomicU64,
     reason: AtomicU64,
@@ -97,6 +122,7 @@ impl Health {
             unreachable_since: AtomicU64::new(0),
             retry_at: AtomicU64::new(0),
             back_since: AtomicU64::new(0),
+            joined: AtomicU64::new(0),
             ejected_since: AtomicU64::new(0),
             ejected_until: AtomicU64::new(u64::MAX),
             reason: AtomicU64::new(0),
@@ -109,6 +135,45 @@ impl Health {
     #[must_use]
     pub fn is_selectable(&self) -> bool {
         self.flags.load(Relaxed) & OUT == 0
+    }
+
+    /// Among which it counts; `None` if something recorded here takes it out.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        match self.flags.load(Relaxed) & (OUT | DEGRADED) {
+            0 => Some(Standing::Healthy),
+            DEGRADED => Some(Standing::Degraded),
+            _ => None,
+        }
+    }
+
+    /// It joins a set that is in use already.
+    pub(crate) fn set_joined(&self) {
+        self.joined.store(UNSEEN, Relaxed);
+    }
+
+    /// Since when it has been taking calls, if it was not from the start of its set: since it
+    /// joined, or came back from being out. The first look at one that joined is that moment.
+    pub(crate) fn new_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut joined = self.joined.load(Relaxed);
+        if joined == UNSEEN {
+            joined = now.as_nanos().max(1);
+            self.joined.store(joined, Relaxed);
+        }
+        let since = joined.max(self.back_since.load(Relaxed));
+        (since > 0).then(|| Timestamp::from_nanos(since))
+    }
+
+    /// Whether pick-first stays with it.
+    pub(crate) fn is_preferred(&self) -> bool {
+        self.flags.load(Relaxed) & PREFERRED != 0
+    }
+
+    pub(crate) fn set_preferred(&self, preferred: bool) {
+        if preferred {
+            self.flags.fetch_or(PREFERRED, Relaxed);
+        } else {
+            self.flags.fetch_and(!PREFERRED, Relaxed);
+        }
     }
 
     /// Whether discovery allows it to be called, however it fares.
@@ -155,16 +220,17 @@ impl Health {
     /// Takes over what discovery says.
     pub fn set_declared(&self, declared: Declared) {
         let bits = match declared {
-            Declared::Healthy | Declared::Degraded => 0,
+            Declared::Healthy => 0,
+            Declared::Degraded => DEGRADED,
             Declared::Draining => DRAINING,
             Declared::Unhealthy => UNHEALTHY,
         };
         // Always `Ok`: the closure never refuses. Removal is undone by being in a set again.
         if let Ok(before) = self
             .flags
-            .fetch_update(Relaxed, Relaxed, |flags| Some(flags & !(DECLARED_OUT | RETIRED) | bits))
+            .fetch_update(Relaxed, Relaxed, |flags| Some(flags & !(DECLARED | RETIRED) | bits))
         {
-            self.changed(before, before & !DECLARED_OUT | bits);
+            self.changed(before, before & !DECLARED | bits);
         }
     }
 
@@ -172,11 +238,14 @@ impl Health {
     pub(crate) fn retire(&self) {
         let before = self
             .flags
-            .fetch_update(Relaxed, Relaxed, |flags| Some(flags & !EJECTED | RETIRED))
+            .fetch_update(Relaxed, Relaxed, |flags| {
+                Some(flags & !(EJECTED | DEGRADED | PREFERRED) | RETIRED)
+            })
             .unwrap_or(RETIRED);
         if before & EJECTED != 0 {
             self.tally.release();
         }
+        self.changed(before & DEGRADED, 0);
     }
 
     /// Takes it out for `span(n)`, `n` being its ejections so far with this one, unless `allowed`
@@ -225,7 +294,12 @@ impl Health {
     }
 
     fn changed(&self, before: u32, after: u32) {
-        if before & OUT != after & OUT {
+        match (before & DEGRADED != 0, after & DEGRADED != 0) {
+            (false, true) => _ = self.tally.0.degraded.fetch_add(1, Relaxed),
+            (true, false) => _ = self.tally.0.degraded.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+        if before & (OUT | DEGRADED) != after & (OUT | DEGRADED) {
             self.tally.changed();
         }
     }
@@ -308,11 +382,38 @@ mod tests {
         let tally = Tally::default();
         let health = Health::new(tally.clone());
         let before = tally.changes();
-        health.set_declared(Declared::Degraded);
+        health.set_declared(Declared::Healthy);
         health.set_reachable(at(0));
         assert_eq!(tally.changes(), before);
         health.set_unreachable(at(1), at(2));
         assert_ne!(tally.changes(), before);
+    }
+
+    #[test]
+    fn degraded_endpoints_are_counted_until_they_are_gone() {
+        let tally = Tally::default();
+        let health = Health::new(tally.clone());
+        health.set_declared(Declared::Degraded);
+        assert_eq!(health.standing(), Some(Standing::Degraded));
+        health.set_declared(Declared::Degraded);
+        assert!(tally.any_degraded());
+        health.set_declared(Declared::Healthy);
+        assert!(!tally.any_degraded());
+        health.set_declared(Declared::Degraded);
+        health.retire();
+        assert!(!tally.any_degraded());
+    }
+
+    #[test]
+    fn what_joins_is_new_from_the_first_look_on() {
+        let health = Health::new(Tally::default());
+        assert_eq!(health.new_since(at(5)), None, "there from the start");
+        health.set_joined();
+        assert_eq!(health.new_since(at(7)), Some(at(7)));
+        assert_eq!(health.new_since(at(9)), Some(at(7)));
+        health.set_unreachable(at(10), at(11));
+        health.set_reachable(at(12));
+        assert_eq!(health.new_since(at(13)), Some(at(12)), "it came back");
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn removed_endpoints_do_not_use_up_the_share() {
     (0..5).for_each(|_| drop(record(&detector, &set, 0, http(500))));
     (0..5).for_each(|_| drop(record(&detector, &set, 1, http(500))));
     assert!(is_out(&set.members()[0]) && !is_out(&set.members()[1]), "one of two may be out");
-    let rest = vec![set.members()[1].spec.clone()];
+    let rest = vec![(*set.members()[1].spec).clone()];
     let (rest, _) = set.update(rest, |_| ());
     assert_eq!(rest.ejected(), 0);
 }

@@ -1,5 +1,6 @@
 //! What a call brings to a pick.
 
+use super::subset::Labels;
 use crate::Timestamp;
 use crate::endpoint::EndpointId;
 
@@ -22,13 +23,17 @@ pub struct PickArgs<'a> {
     pub avoid: &'a [EndpointId],
     /// Hash of the call, for the policies that send calls of one hash to one endpoint.
     pub hash: Option<u64>,
+    /// Labels of the endpoints that it wants, the preferred first; none: any endpoint.
+    pub subset: &'a [Labels],
+    /// The priority at which it starts; those before it are used only when no other can be.
+    pub priority: u32,
 }
 
 impl<'a> PickArgs<'a> {
-    /// Those of a first attempt at `now`, without a hash.
+    /// Those of a first attempt at `now`, which asks for nothing.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
-        Self { now, avoid: &[], hash: None }
+        Self { now, avoid: &[], hash: None, subset: &[], priority: 0 }
     }
 
     /// The endpoints that the call has tried.
@@ -42,6 +47,20 @@ impl<'a> PickArgs<'a> {
     #[must_use]
     pub const fn with_hash(mut self, hash: u64) -> Self {
         self.hash = Some(hash);
+        self
+    }
+
+    /// Labels of the endpoints that it wants, the preferred first.
+    #[must_use]
+    pub const fn with_subset(mut self, subset: &'a [Labels]) -> Self {
+        self.subset = subset;
+        self
+    }
+
+    /// The priority at which it starts.
+    #[must_use]
+    pub const fn with_priority(mut self, priority: u32) -> Self {
+        self.priority = priority;
         self
     }
 }

@@ -6,8 +6,9 @@
 //! Source: Mitzenmacher, "The power of two choices"; Finagle `p2c` (five re-draws). Ours: draws
 //! are without replacement.
 
+use super::alias::Alias;
 use super::group::{Candidates, Found};
-use super::schedule::Schedule;
+use super::members::Members;
 use crate::Draw;
 use crate::endpoint::Member;
 
@@ -23,14 +24,14 @@ pub(super) struct Choices {
     /// How many are compared.
     count: usize,
     /// By weight; `None` if all are equal.
-    schedule: Option<Schedule>,
+    alias: Option<Alias>,
 }
 
 impl Choices {
     /// `count` is clamped to 1 … [`MAX_CHOICES`].
-    pub(super) fn new<C>(members: &[Member<C>], count: u32) -> Self {
-        let schedule = Schedule::of_members(members);
-        Self { count: count.clamp(1, MAX_CHOICES) as usize, schedule }
+    pub(super) fn new<C>(members: Members<'_, C>, count: u32) -> Self {
+        let count = count.clamp(1, MAX_CHOICES) as usize;
+        Self { count, alias: Alias::of_members(members) }
     }
 
     /// The drawn member of least load; the first drawn on ties.
@@ -47,11 +48,20 @@ impl Choices {
         let mut best: Option<Found<'a, C>> = None;
         let mut least = f64::INFINITY;
         let mut found = 0;
+        // The best of those that are in slow start and not to be taken this time.
+        let mut spare: Option<(Found<'a, C>, f64)> = None;
         for _ in 0..self.count + REDRAWS {
-            let Some(place) = drawn.next(self.schedule.as_ref(), candidates.len(), draw) else {
+            let Some(place) = drawn.next(self.alias.as_ref(), candidates.len(), draw) else {
                 break;
             };
             let Some(one) = candidates.usable(place) else { continue };
+            if !candidates.is_warm(one.member, draw) {
+                let cost = load(one.member);
+                if spare.as_ref().is_none_or(|(_, least)| cost < *least) {
+                    spare = Some((one, cost));
+                }
+                continue;
+            }
             found += 1;
             if self.count == 1 {
                 return Some(one);
@@ -64,7 +74,7 @@ impl Choices {
                 break;
             }
         }
-        best
+        best.or_else(|| spare.map(|(one, _)| one))
     }
 }
 
@@ -77,18 +87,18 @@ struct Drawn {
 }
 
 impl Drawn {
-    /// A place that was not drawn before; none if all were, or by schedule if chance keeps
+    /// A place that was not drawn before; none if all were, or by weight if chance keeps
     /// naming the same.
     fn next(
         &mut self,
-        schedule: Option<&Schedule>,
+        alias: Option<&Alias>,
         places: usize,
         draw: &mut impl Draw,
     ) -> Option<usize> {
         if self.len >= places.min(MAX_DRAWS) {
             return None;
         }
-        let Some(schedule) = schedule else {
+        let Some(alias) = alias else {
             // Uniform among the places that are left: skip over each drawn one.
             let mut place = draw.below(places - self.len);
             let mut at = 0;
@@ -103,7 +113,7 @@ impl Drawn {
             return Some(place);
         };
         for _ in 0..=REDRAWS {
-            let place = schedule.at(draw.bits() as usize >> 8);
+            let place = alias.at(draw.bits());
             let drawn = self.places.iter().take(self.len);
             match drawn.clone().position(|one| *one == place) {
                 Some(_) => {}

@@ -4,20 +4,23 @@
 //! `pick(&self, candidates, draw)`, which sees members only through [`Candidates::usable`].
 
 use super::least_request::LeastRequest;
-use super::levels::Level;
+use super::levels::{Level, Levels};
+use super::members::{Members, Places};
 use super::peak_ewma::PeakEwma;
+use super::pick_first::PickFirst;
 use super::random::Random;
 use super::round_robin::RoundRobin;
-use super::{Config, PickArgs, Picker, Policy};
+use super::{Caller, Config, PickArgs, Picker, Policy};
 use crate::Draw;
 use crate::endpoint::Member;
-use std::ops::Range;
+use crate::health::Standing;
 
 /// Some members of a set, and how one of them is picked.
 #[derive(Debug)]
 pub(super) struct Group {
-    start: usize,
-    end: usize,
+    places: Places,
+    /// Its number among the localities of its level.
+    part: u32,
     algorithm: Algorithm,
 }
 
@@ -28,10 +31,11 @@ enum Algorithm {
     LeastRequest(LeastRequest),
     RoundRobin(RoundRobin),
     Random(Random),
+    PickFirst(PickFirst),
 }
 
 impl Algorithm {
-    fn new<C>(members: &[Member<C>], config: &Config) -> Self {
+    fn new<C>(members: Members<'_, C>, config: &Config, caller: &Caller) -> Self {
         match config.policy {
             Policy::PeakEwma => Self::PeakEwma(PeakEwma::new(members, config)),
             // Load that does not count leaves nothing to compare.
@@ -41,20 +45,34 @@ impl Algorithm {
             Policy::LeastRequest => Self::LeastRequest(LeastRequest::new(members, config)),
             Policy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
             Policy::Random => Self::Random(Random::new(members)),
+            Policy::PickFirst => {
+                Self::PickFirst(PickFirst::new(members, &config.pick_first, caller))
+            }
         }
     }
 }
 
 impl Group {
-    /// Of the members in `range`.
-    pub(super) fn new<C>(members: &[Member<C>], range: Range<usize>, config: &Config) -> Self {
-        let own = members.get(range.clone()).unwrap_or_default();
-        Self { start: range.start, end: range.end, algorithm: Algorithm::new(own, config) }
+    /// Of these places of a set.
+    pub(super) fn new<C>(
+        set: &[Member<C>],
+        places: Places,
+        part: u32,
+        config: &Config,
+        caller: &Caller,
+    ) -> Self {
+        let algorithm = Algorithm::new(places.of(set), config, caller);
+        Self { places, part, algorithm }
     }
 
-    /// Its part of the members of the set.
-    pub(super) fn members<'a, C>(&self, of: &'a [Member<C>]) -> &'a [Member<C>] {
-        of.get(self.start..self.end).unwrap_or_default()
+    /// Its members, among those of its set.
+    pub(super) fn members<'a, C>(&'a self, set: &'a [Member<C>]) -> Members<'a, C> {
+        self.places.of(set)
+    }
+
+    /// Its number among the localities of its level.
+    pub(super) const fn part(&self) -> u32 {
+        self.part
     }
 
     /// Picks one of the candidates, which are its own.
@@ -68,6 +86,7 @@ impl Group {
             Algorithm::LeastRequest(policy) => policy.pick(candidates, draw),
             Algorithm::RoundRobin(policy) => policy.pick(candidates, draw),
             Algorithm::Random(policy) => policy.pick(candidates, draw),
+            Algorithm::PickFirst(policy) => policy.pick(candidates),
         };
         found.or_else(|| candidates.search(draw))
     }
@@ -76,9 +95,18 @@ impl Group {
 /// The members of a group, as one attempt may pick them.
 pub(super) struct Candidates<'a, 'b, C> {
     pub(super) picker: &'a Picker<C>,
-    pub(super) level: &'b Level,
-    pub(super) members: &'a [Member<C>],
+    pub(super) scope: Scope<'a>,
+    pub(super) members: Members<'a, C>,
     pub(super) args: &'b PickArgs<'b>,
+}
+
+/// Which members may be picked.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    pub(super) levels: &'a Levels,
+    pub(super) level: &'a Level,
+    /// Whether the healthy or the degraded ones are to take this call.
+    pub(super) standing: Standing,
     /// Whether the call may try again what it has tried.
     pub(super) allow_avoided: bool,
 }
@@ -99,22 +127,28 @@ impl<'a, C> Candidates<'a, '_, C> {
 
     /// The member at a place, if it can be picked.
     pub(super) fn usable(&self, place: usize) -> Option<Found<'a, C>> {
-        self.can_be_picked(self.members.get(place)?)
-    }
-
-    fn can_be_picked(&self, member: &'a Member<C>) -> Option<Found<'a, C>> {
-        if !self.args.avoid.is_empty() && !self.allow_avoided && self.is_avoided(member) {
+        let member = self.members.get(place)?;
+        if !self.args.avoid.is_empty() && !self.scope.allow_avoided && self.is_avoided(member) {
             return None;
         }
         let endpoint = &*member.endpoint;
-        if endpoint.is_selectable_at(self.args.now) {
-            return Some(Found { member, panic: false });
+        match endpoint.standing_at(self.args.now) {
+            Some(standing) if standing == self.scope.standing || self.panics() => {
+                Some(Found { member, panic: false })
+            }
+            Some(_) => None,
+            None => {
+                let health = endpoint.health();
+                let panic =
+                    health.is_declared_usable() && !health.is_unreachable() && self.panics();
+                panic.then_some(Found { member, panic })
+            }
         }
-        let health = endpoint.health();
-        let panic = health.is_declared_usable()
-            && !health.is_unreachable()
-            && self.picker.panics(self.level);
-        panic.then_some(Found { member, panic })
+    }
+
+    fn panics(&self) -> bool {
+        let picker = self.picker;
+        self.scope.levels.panics(self.scope.level, &picker.set, picker.config.panic_threshold)
     }
 
     /// Whether the call has tried this member.
@@ -122,10 +156,22 @@ impl<'a, C> Candidates<'a, '_, C> {
         self.args.avoid.contains(member.endpoint.id())
     }
 
+    /// Whether a member takes this call, as far as slow start goes.
+    pub(super) fn is_warm(&self, member: &Member<C>, draw: &mut impl Draw) -> bool {
+        match &self.picker.config.slow_start {
+            None => true,
+            Some(config) => {
+                let now = self.args.now;
+                let since = member.endpoint.health().new_since(now);
+                since.is_none_or(|since| config.admits(now.since(since), draw))
+            }
+        }
+    }
+
     /// Searches all from a random place.
     #[cold]
     fn search(&self, draw: &mut impl Draw) -> Option<Found<'a, C>> {
-        let (before, after) = self.members.split_at(draw.below(self.members.len()));
-        after.iter().chain(before).find_map(|member| self.can_be_picked(member))
+        let start = draw.below(self.len());
+        (start..self.len()).chain(0..start).find_map(|place| self.usable(place))
     }
 }

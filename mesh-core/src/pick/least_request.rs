@@ -9,8 +9,8 @@
 use super::Config;
 use super::choices::Choices;
 use super::group::{Candidates, Found};
+use super::members::Members;
 use crate::Draw;
-use crate::endpoint::Member;
 
 #[derive(Debug)]
 pub(super) struct LeastRequest {
@@ -19,7 +19,7 @@ pub(super) struct LeastRequest {
 }
 
 impl LeastRequest {
-    pub(super) fn new<C>(members: &[Member<C>], config: &Config) -> Self {
+    pub(super) fn new<C>(members: Members<'_, C>, config: &Config) -> Self {
         let choices = Choices::new(members, config.choices());
         Self { choices, bias: config.active_request_bias }
     }

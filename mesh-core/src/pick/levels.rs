@@ -1,114 +1,291 @@
 //! Priority levels: which share of the calls each gets, and which is picked from as a whole.
 //!
-//! With `F = 1.4`: `health(P) = min(100, 100·F·available/total)`, `norm = min(100, Σ health)`,
-//! `load(P) = min(100 − Σ earlier loads, health(P)·100/norm)`. A level panics when `norm < 100` and
-//! less than the threshold of it is available. When nothing is available anywhere, level 0
-//! gets all.
+//! With `F = 1.4`: `health(P) = min(100, 100·F·healthy/total)`, `norm = min(100, Σ health)`,
+//! `load(P) = min(100 − Σ earlier loads, health(P)·100/norm)`. What the healthy ones of all levels
+//! leave goes to the degraded ones by the same rule; they count in `norm` too. A level panics when
+//! `norm < 100` and less than the threshold of it is available, healthy or degraded. When nothing
+//! is available anywhere, level 0 gets all.
 //!
-//! Shares are counted again only after the health of an endpoint of the set has changed. Source:
-//! Envoy "Priority levels" and "Panic threshold".
+//! Within a level, calls are split among its groups by [`locality`](super::locality).
+//!
+//! Shares are counted again only after the health of an endpoint of the set has changed, by one
+//! thread, while the others go by the last count. Source: Envoy "Priority levels", "Degraded
+//! endpoints" and "Panic threshold".
 
-use super::Config;
+use super::caller::Caller;
 use super::group::Group;
+use super::locality::{Census, Split};
+use super::members::Places;
+use super::{Config, failover};
 use crate::Draw;
 use crate::endpoint::{EndpointSet, Member};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::health::Standing;
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// Whole shares are counted in parts of this, so that rounding does not show.
-const WHOLE: u64 = 100_000;
+pub(super) const WHOLE: u64 = 100_000;
+/// Over-provisioning: a level or locality gets its full share while 1/1.4 of it is available.
+const FACTOR: u64 = 140;
 
+/// The levels of a set, or of a part of it.
 #[derive(Debug)]
-pub(super) struct Levels(Box<[Level]>);
+pub(super) struct Levels {
+    levels: Box<[Level]>,
+    split: Split,
+    members: usize,
+    /// The count of changes at which shares were counted.
+    counted: AtomicU64,
+    counting: AtomicBool,
+}
 
 /// The members of one priority.
 #[derive(Debug)]
 pub(super) struct Level {
-    group: Group,
-    /// Count of changes (40 bits), share of the calls up to and with this level (23 bits),
-    /// panic (1 bit).
-    counted: AtomicU64,
+    priority: u32,
+    /// Never empty; several if calls are split by locality.
+    groups: Box<[Group]>,
+    share: Shares,
+    panics: AtomicBool,
+    /// Of a level with several groups, the share of each.
+    parts: Box<[Shares]>,
 }
 
-impl Level {
-    pub(super) const fn group(&self) -> &Group {
-        &self.group
+/// Shares of the calls up to and with a level or group, as they were counted last.
+#[derive(Debug, Default)]
+struct Shares {
+    /// Of the healthy ones.
+    healthy: AtomicU32,
+    /// Of the degraded ones; of levels, on top of all healthy ones.
+    degraded: AtomicU32,
+}
+
+impl Shares {
+    const fn of(&self, standing: Standing) -> &AtomicU32 {
+        match standing {
+            Standing::Healthy => &self.healthy,
+            Standing::Degraded => &self.degraded,
+        }
     }
 }
 
-/// No count of changes comes out as this.
+/// Of a count of changes that was never made.
 const NEVER: u64 = u64::MAX;
 
-const fn stamp(changes: u64) -> u64 {
-    // Below the stamp of `NEVER`.
-    (changes % ((1 << 40) - 1)) << 24
+impl Level {
+    fn new(priority: u32, groups: Vec<Group>) -> Self {
+        let parts = if groups.len() > 1 { groups.len() } else { 0 };
+        Self {
+            priority,
+            groups: groups.into(),
+            share: Shares::default(),
+            panics: AtomicBool::new(false),
+            parts: (0..parts).map(|_| Shares::default()).collect(),
+        }
+    }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
 }
 
 impl Levels {
-    /// Of a set whose members are sorted by priority.
-    pub(super) fn new<C>(set: &EndpointSet<C>, config: &Config) -> Self {
-        let mut start = 0;
-        let same = |a: &Member<C>, b: &Member<C>| a.spec.priority == b.spec.priority;
-        let levels = set.members().chunk_by(same).map(|members| {
-            let range = start..start + members.len();
-            start = range.end;
-            let group = Group::new(set.members(), range, config);
-            Level { group, counted: AtomicU64::new(NEVER) }
-        });
-        Self(levels.collect())
+    /// Of these places of a set, by default all, whose members are sorted by priority.
+    pub(super) fn new<C>(
+        set: &EndpointSet<C>,
+        places: Option<&[u32]>,
+        config: &Config,
+        caller: &Caller,
+    ) -> Self {
+        let members = set.members();
+        let localities = members.iter().map(|member| &member.spec.locality);
+        let split = Split::new(config.locality.as_ref(), caller, localities);
+        let labels = config.locality.as_ref().map_or(&[][..], |config| &config.failover_priority);
+        let levels = if let (None, Split::None, []) = (places, &split, labels) {
+            by_priority(members, config, caller)
+        } else {
+            let first = members.first().map_or(0, |member| member.spec.priority);
+            let key = |place: u32| {
+                let spec = &members.get(place as usize)?.spec;
+                let part = split.part(spec, spec.priority == first);
+                Some((spec.priority, failover::rank(labels, spec, caller), part, place))
+            };
+            let all = 0..members.len() as u32;
+            let mut keys: Vec<_> = match places {
+                None => all.filter_map(key).collect(),
+                Some(places) => places.iter().copied().filter_map(key).collect(),
+            };
+            keys.sort_unstable();
+            let group = |part: &[(u32, u32, u32, u32)]| {
+                let number = part.first().map_or(0, |(_, _, number, _)| *number);
+                let places: Vec<u32> = part.iter().map(|(_, _, _, place)| *place).collect();
+                Group::new(members, places.into(), number, config, caller)
+            };
+            keys.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1))
+                .map(|level| {
+                    let priority = level.first().map_or(0, |(priority, ..)| *priority);
+                    Level::new(priority, level.chunk_by(|a, b| a.2 == b.2).map(group).collect())
+                })
+                .collect()
+        };
+        let members = places.map_or(members.len(), <[u32]>::len);
+        let (counted, counting) = (AtomicU64::new(NEVER), AtomicBool::new(false));
+        Self { levels, split, members, counted, counting }
     }
 
     pub(super) fn all(&self) -> &[Level] {
-        &self.0
+        &self.levels
     }
 
-    /// Draws a level by its share of the calls.
+    /// How many endpoints they have together.
+    pub(super) const fn members(&self) -> usize {
+        self.members
+    }
+
+    /// Those of the tiers from `priority` on; all if there is none so high.
+    pub(super) fn from(&self, priority: u32) -> &[Level] {
+        let at = self.levels.partition_point(|level| level.priority < priority);
+        self.levels.get(at..).filter(|levels| !levels.is_empty()).unwrap_or(&self.levels)
+    }
+
+    /// Draws a level by its share of the calls, and which of its endpoints are to take this one.
     pub(super) fn draw<C>(
         &self,
         set: &EndpointSet<C>,
         threshold: u8,
         draw: &mut impl Draw,
-    ) -> usize {
-        let ticket = draw.below(WHOLE as usize) as u64;
-        let up_to = |level: &Level| self.counted(level, set, threshold) >> 1 & ((1 << 23) - 1);
-        self.0.iter().position(|level| ticket < up_to(level)).unwrap_or(0)
+    ) -> (Option<&Level>, Standing) {
+        let first = self.levels.first();
+        if self.levels.len() == 1 && !set.tally().any_degraded() {
+            return (first, Standing::Healthy);
+        }
+        self.recount(set, threshold);
+        let ticket = draw.below(WHOLE as usize) as u32;
+        for standing in [Standing::Healthy, Standing::Degraded] {
+            let found =
+                self.levels.iter().find(|level| ticket < level.share.of(standing).load(Relaxed));
+            if found.is_some() {
+                return (found, standing);
+            }
+        }
+        (first, Standing::Healthy)
+    }
+
+    /// Draws a group of a level by its share of the calls of that level.
+    pub(super) fn draw_group<'a, C>(
+        &self,
+        level: &'a Level,
+        standing: Standing,
+        set: &EndpointSet<C>,
+        threshold: u8,
+        draw: &mut impl Draw,
+    ) -> Option<&'a Group> {
+        if level.parts.is_empty() {
+            return level.groups.first();
+        }
+        self.recount(set, threshold);
+        let ticket = draw.below(WHOLE as usize) as u32;
+        let at = level.parts.iter().position(|part| ticket < part.of(standing).load(Relaxed));
+        level.groups.get(at.unwrap_or(0))
     }
 
     /// Whether a level is to be picked from as a whole.
     pub(super) fn panics<C>(&self, level: &Level, set: &EndpointSet<C>, threshold: u8) -> bool {
-        threshold > 0 && self.counted(level, set, threshold) & 1 == 1
-    }
-
-    fn counted<C>(&self, level: &Level, set: &EndpointSet<C>, threshold: u8) -> u64 {
-        let changes = set.tally().changes();
-        let counted = level.counted.load(Relaxed);
-        if counted != NEVER && counted >> 24 << 24 == stamp(changes) {
-            return counted;
+        if threshold == 0 {
+            return false;
         }
-        self.count(set, threshold, changes);
-        level.counted.load(Relaxed)
+        self.recount(set, threshold);
+        level.panics.load(Relaxed)
     }
 
-    /// Counts all levels. Two threads that do so at once write the same.
+    /// Counts anew if the health of an endpoint has changed since the last time.
+    fn recount<C>(&self, set: &EndpointSet<C>, threshold: u8) {
+        let (changes, counted) = (set.tally().changes(), self.counted.load(Acquire));
+        if counted == changes {
+            return;
+        }
+        // Without a count to go by, two threads that count at once write the same.
+        if counted == NEVER || !self.counting.swap(true, Acquire) {
+            self.count(set, threshold);
+            self.counted.store(changes, Release);
+            self.counting.store(false, Release);
+        }
+    }
+
     #[cold]
-    fn count<C>(&self, set: &EndpointSet<C>, threshold: u8, changes: u64) {
-        let members = |level: &Level| level.group.members(set.members());
-        let available = |level: &Level| {
-            members(level).iter().filter(|member| member.endpoint.is_selectable()).count() as u64
+    fn count<C>(&self, set: &EndpointSet<C>, threshold: u8) {
+        let census: Vec<Vec<Census>> = self
+            .levels
+            .iter()
+            .map(|level| level.groups.iter().map(|group| census(group, set)).collect())
+            .collect();
+        let sums: Vec<Census> = census.iter().map(|level| level.iter().copied().sum()).collect();
+        let health = |standing, census: &Census| {
+            (WHOLE * FACTOR / 100 * census.of(standing) / census.total.max(1)).min(WHOLE)
         };
-        let health =
-            |available: u64, total: u64| (WHOLE * 14 / 10 * available / total.max(1)).min(WHOLE);
-        let sum: u64 =
-            self.0.iter().map(|level| health(available(level), members(level).len() as u64)).sum();
-        let norm = sum.min(WHOLE);
+        let both = [Standing::Healthy, Standing::Degraded];
+        let norm = sums
+            .iter()
+            .map(|census| both.into_iter().map(|standing| health(standing, census)).sum::<u64>())
+            .sum::<u64>()
+            .min(WHOLE);
+        let panics = |census: &Census| {
+            norm < WHOLE && census.available() * 100 < u64::from(threshold) * census.total
+        };
         let mut given = 0;
-        for level in &self.0 {
-            let (available, total) = (available(level), members(level).len() as u64);
-            let share = (health(available, total) * WHOLE).checked_div(norm).unwrap_or(WHOLE);
-            given = (given + share).min(WHOLE);
-            let panics = norm < WHOLE && available * 100 < u64::from(threshold) * total;
-            level.counted.store(stamp(changes) | given << 1 | u64::from(panics), Relaxed);
+        for standing in both {
+            for (level, census) in self.levels.iter().zip(&sums) {
+                // Nothing available anywhere: level 0 gets all.
+                let share = (health(standing, census) * WHOLE).checked_div(norm).unwrap_or(WHOLE);
+                given = (given + share).min(WHOLE);
+                level.share.of(standing).store(given as u32, Relaxed);
+            }
+        }
+        for ((level, groups), sum) in self.levels.iter().zip(&census).zip(&sums) {
+            level.panics.store(panics(sum), Relaxed);
+            for standing in both {
+                let weights = self.split.weights(&level.groups, groups, standing, panics(sum));
+                let total = weights.iter().sum::<f64>();
+                let mut before = 0.0;
+                for (part, weight) in level.parts.iter().zip(weights) {
+                    before += weight;
+                    let up_to = if total > 0.0 { before / total * WHOLE as f64 } else { 0.0 };
+                    part.of(standing).store(up_to.round() as u32, Relaxed);
+                }
+            }
         }
     }
+}
+
+/// One group per priority, of members that stand side by side.
+fn by_priority<C>(members: &[Member<C>], config: &Config, caller: &Caller) -> Box<[Level]> {
+    let mut start = 0;
+    members
+        .chunk_by(|a, b| a.spec.priority == b.spec.priority)
+        .map(|level| {
+            let range = start..start + level.len();
+            start = range.end;
+            let group = Group::new(members, Places::Range(range), 0, config, caller);
+            Level::new(level.first().map_or(0, |member| member.spec.priority), vec![group])
+        })
+        .collect()
+}
+
+fn census<C>(group: &Group, set: &EndpointSet<C>) -> Census {
+    let mut census = Census::default();
+    for member in group.members(set.members()).iter() {
+        census.total += 1;
+        if member.endpoint.breaker().is_closed() {
+            match member.endpoint.health().standing() {
+                Some(Standing::Healthy) => census.healthy += 1,
+                Some(Standing::Degraded) => census.degraded += 1,
+                None => {}
+            }
+        }
+    }
+    census
 }
 
 #[cfg(test)]

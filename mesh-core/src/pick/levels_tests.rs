@@ -1,44 +1,67 @@
 use super::*;
-use crate::{EndpointSpec, Timestamp};
+use crate::{Declared, EndpointSpec, Timestamp};
 use std::net::SocketAddr;
 
-/// A set with 20 endpoints per level, so many percent of which are available.
-fn set_of(health: &[u16]) -> EndpointSet {
-    let specs = health.iter().zip(0u32..).flat_map(|(_, priority)| {
-        (0..20).map(move |n| {
-            let address = SocketAddr::from(([10, 0, 0, 1], 1 + 20 * priority as u16 + n));
-            EndpointSpec::new(address).with_priority(priority)
+/// What becomes of one in a hundred of the endpoints of a level.
+#[derive(Clone, Copy)]
+struct Percent {
+    healthy: usize,
+    degraded: usize,
+}
+
+/// A set with 100 endpoints per level.
+fn set_of(levels: &[Percent]) -> EndpointSet {
+    let specs = levels.iter().zip(0u32..).flat_map(|(level, priority)| {
+        (0..100).map(move |n| {
+            let address = SocketAddr::from(([10, 0, 0, 1], 1 + 100 * priority as u16 + n));
+            let degraded = (level.healthy..level.healthy + level.degraded).contains(&n.into());
+            let declared = if degraded { Declared::Degraded } else { Declared::Healthy };
+            EndpointSpec::new(address).with_priority(priority).with_declared(declared)
         })
     });
     let (set, _) = EndpointSet::empty().update(specs.collect(), |_| ());
-    for (level, percent) in set.members().chunks(20).zip(health) {
-        for member in level.iter().skip(usize::from(percent / 5)) {
+    for (level, of) in set.members().chunks(100).zip(levels) {
+        for member in level.iter().skip(of.healthy + of.degraded) {
             member.endpoint.health().set_unreachable(Timestamp::ZERO, Timestamp::MAX);
         }
     }
     set
 }
 
-fn shares(health: &[u16]) -> (Vec<u64>, Vec<bool>) {
-    let set = set_of(health);
-    let levels = Levels::new(&set, &Config::default());
+fn healthy(percent: &[usize]) -> Vec<Percent> {
+    percent.iter().map(|healthy| Percent { healthy: *healthy, degraded: 0 }).collect()
+}
+
+fn levels_of(set: &EndpointSet) -> Levels {
+    let levels = Levels::new(set, None, &Config::default(), &Caller::default());
+    levels.recount(set, 50);
+    levels
+}
+
+/// Shares of the levels in percent, first of the healthy ones, then of the degraded ones.
+fn shares(levels: &[Percent]) -> [Vec<u64>; 2] {
+    let levels = levels_of(&set_of(levels));
     let mut before = 0;
-    let shares = levels.all().iter().map(|level| {
-        let up_to = levels.counted(level, &set, 50) >> 1 & ((1 << 23) - 1);
-        let share = up_to - before;
-        before = up_to;
-        (share * 100 + WHOLE / 2) / WHOLE
-    });
-    (shares.collect(), levels.all().iter().map(|level| levels.panics(level, &set, 50)).collect())
+    [Standing::Healthy, Standing::Degraded].map(|standing| {
+        let all = levels.all().iter().map(|level| {
+            let up_to = u64::from(level.share.of(standing).load(Relaxed));
+            let share = up_to - before;
+            before = up_to;
+            (share * 100 + WHOLE / 2) / WHOLE
+        });
+        all.collect()
+    })
 }
 
 #[test]
 fn the_rows_of_envoys_table() {
     for (health, expected) in [
         (&[100, 100][..], &[100, 0][..]),
-        (&[75, 75], &[100, 0]),
+        (&[72, 72], &[100, 0]),
+        (&[71, 71], &[99, 1]),
         (&[50, 50], &[70, 30]),
         (&[25, 100], &[35, 65u64]),
+        (&[50, 60], &[70, 30]),
         (&[25, 25], &[50, 50]),
         (&[25, 25, 20], &[36, 36, 28]),
         (&[5, 65], &[7, 93]),
@@ -46,10 +69,26 @@ fn the_rows_of_envoys_table() {
         (&[0, 0], &[100, 0]),
     ] {
         // The page rounds, and gives the last level what is left: off by one at most.
-        for (share, expected) in shares(health).0.iter().zip(expected) {
+        for (share, expected) in shares(&healthy(health))[0].iter().zip(expected) {
             assert!(share.abs_diff(*expected) <= 1, "{health:?}: {share} for {expected}");
         }
     }
+}
+
+#[test]
+fn degraded_endpoints_take_what_healthy_ones_leave() {
+    let of = |rows: &[(usize, usize)]| {
+        let rows: Vec<Percent> = rows
+            .iter()
+            .map(|(healthy, degraded)| Percent { healthy: *healthy, degraded: *degraded })
+            .collect();
+        shares(&rows)
+    };
+    assert_eq!(of(&[(50, 50)]), [[70], [30]], "140 × 50 % are 70");
+    assert_eq!(of(&[(72, 28)]), [[100], [0]], "the healthy ones suffice");
+    assert_eq!(of(&[(0, 100)]), [[0], [100]]);
+    assert_eq!(of(&[(25, 50), (25, 0)]), [[35, 35], [30, 0]], "healthy ones of all levels first");
+    assert_eq!(of(&[(10, 10)]), [[50], [50]], "scaled up together when short");
 }
 
 #[test]
@@ -61,19 +100,34 @@ fn a_level_panics_below_its_threshold_when_all_together_are_short() {
         (&[50], &[false]),
         (&[45], &[true]),
     ] {
-        assert_eq!(shares(health).1, expected, "{health:?}");
+        let set = set_of(&healthy(health));
+        let levels = levels_of(&set);
+        let panics: Vec<bool> =
+            levels.all().iter().map(|level| levels.panics(level, &set, 50)).collect();
+        assert_eq!(panics, expected, "{health:?}");
+        assert!(levels.all().iter().all(|level| !levels.panics(level, &set, 0)), "0 is off");
     }
 }
 
 #[test]
 fn shares_are_counted_anew_after_a_change() {
-    let set = set_of(&[100]);
-    let levels = Levels::new(&set, &Config::default());
+    let set = set_of(&healthy(&[100]));
+    let levels = levels_of(&set);
     assert!(!levels.panics(&levels.all()[0], &set, 50));
-    for member in set.members().iter().take(11) {
+    for member in set.members().iter().take(51) {
         member.endpoint.health().set_unreachable(Timestamp::ZERO, Timestamp::MAX);
     }
     assert!(levels.panics(&levels.all()[0], &set, 50));
     set.members()[0].endpoint.health().set_reachable(Timestamp::ZERO);
     assert!(!levels.panics(&levels.all()[0], &set, 50));
+}
+
+#[test]
+fn a_call_may_start_at_a_later_priority() {
+    let levels = levels_of(&set_of(&healthy(&[100, 100, 100])));
+    let priorities =
+        |from| levels.from(from).iter().map(|level| level.priority).collect::<Vec<_>>();
+    assert_eq!(priorities(0), [0, 1, 2]);
+    assert_eq!(priorities(1), [1, 2]);
+    assert_eq!(priorities(7), [0, 1, 2], "none so late");
 }

@@ -1,7 +1,9 @@
 //! Pick: chooses one endpoint of a set for one attempt.
 //!
 //! ```text
-//! priority level ── by available share ──► draw a few ── skip what is out ──► least load
+//! [subset] ──► priority level ── by available share ──► locality ── by share ──► endpoint
+//!                                                                                 │ by policy:
+//!                                           draw a few ── skip what is out ──► least load
 //! ```
 //!
 //! | policy | chooses |
@@ -10,52 +12,75 @@
 //! | least request | of `choiceCount` drawn, the one of least `((in flight + 1)^bias − 1) / weight`; the first on ties |
 //! | round robin | the next of a fixed rotation |
 //! | random | one drawn |
+//! | pick first | one for all calls, until it is out |
 //!
 //! *Draws* are distinct. One that is out (ejected, unreachable, breaker open, or tried before by
 //! this call) is drawn again, up to five times; then the level is searched from a random place.
-//! With unequal weights, draws and rotation use a schedule made by earliest deadline first, so
-//! that each endpoint comes up in proportion to its weight. `bias` 0 is round robin.
+//! With unequal weights each endpoint comes up in proportion to its weight: draws use a table of
+//! aliases, rotation a schedule made by earliest deadline first. `bias` 0 is round robin. Each
+//! policy has a file of its own, of that name.
 //!
 //! *Priority levels*: with over-provisioning 1.4, the health of a level is
 //! `min(100, 140 × available / total)` and a level gets what the ones before it leave, up to its
-//! health; when the sum is below 100 all are scaled up (`pick/levels.rs`).
+//! health; when the sum is below 100 all are scaled up (`pick/levels.rs`). Endpoints that are
+//! degraded take what the healthy ones of all levels leave.
 //!
 //! *Panic threshold*: when that sum is below 100, a level of which less than `panicThreshold`
 //! percent are available is picked from as a whole, because the few that are left would be
 //! overrun. What discovery declared unusable stays out even then, and so does what cannot be
 //! connected to: it would take no load from the others, only time from the calls.
 //!
-//! Endpoints that the call has tried are used only when nothing else is.
+//! Endpoints that the call has tried are used only when nothing else is: first another of the
+//! group, then another locality, then another level.
+//!
+//! Which endpoints there are to choose from, before all this: [`subsetting`] of large sets, then
+//! the [`subset`] that the call asks for. How [`locality`] splits the calls of a level, and how
+//! [`slow_start`] spares new endpoints, is told there. *Who* picks is a [`Caller`].
 //!
 //! Cost: no lock, no allocation, no look at more endpoints than are drawn, unless some are out.
-//! Shares are recounted when the health of an endpoint changed since the last count.
+//! Shares are recounted, at the cost of a look at each endpoint, when the health of one has changed
+//! since the last count; the pick of one thread pays for it. Sets of one level, with one locality
+//! and nothing degraded, need no shares while enough is available.
 //!
 //! Source: Mitzenmacher, "The power of two choices"; Finagle `p2c` (five re-draws); Envoy "Load
 //! balancing" (priority levels, panic threshold, previous hosts). Ours, against Envoy: draws are
 //! without replacement, and least request with weights draws by weight instead of keeping a
 //! queue that every pick would have to lock.
 
+mod alias;
 mod args;
+mod caller;
 mod choices;
+mod failover;
 mod group;
 mod least_request;
 mod levels;
+pub mod locality;
+mod members;
 mod peak_ewma;
+pub mod pick_first;
 mod random;
 mod round_robin;
 mod schedule;
+pub mod slow_start;
+pub mod subset;
+pub mod subsetting;
 
 pub use args::PickArgs;
+pub use caller::Caller;
+pub use subset::Labels;
 
 use crate::config::percent;
 use crate::endpoint::{EndpointSet, Member};
+use crate::health::Standing;
 use crate::{Draw, Timestamp, load};
 use choices::MAX_CHOICES;
-use group::Candidates;
-use levels::{Level, Levels};
+use group::{Candidates, Group, Scope};
+use levels::Levels;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use subset::{Chosen, Subsets};
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +95,8 @@ pub enum Policy {
     RoundRobin,
     /// By chance.
     Random,
+    /// One for all calls, until it is out.
+    PickFirst,
 }
 
 /// Settings of a [`Picker`].
@@ -90,6 +117,16 @@ pub struct Config {
     pub panic_threshold: u8,
     /// The latency estimate of `PeakEwma`.
     pub ewma: load::Config,
+    /// The order of `PickFirst`.
+    pub pick_first: pick_first::Config,
+    /// How calls are split by where endpoints run. Not at all.
+    pub locality: Option<locality::Config>,
+    /// Endpoints that a call may ask for by labels. None.
+    pub subsets: Option<subset::Config>,
+    /// How many endpoints each caller uses. All.
+    pub subsetting: Option<subsetting::Config>,
+    /// New endpoints take fewer calls at first. Off.
+    pub slow_start: Option<slow_start::Config>,
 }
 
 impl Default for Config {
@@ -100,6 +137,11 @@ impl Default for Config {
             active_request_bias: 1.0,
             panic_threshold: 50,
             ewma: load::Config::default(),
+            pick_first: pick_first::Config::default(),
+            locality: None,
+            subsets: None,
+            subsetting: None,
+            slow_start: None,
         }
     }
 }
@@ -117,6 +159,7 @@ pub struct Picker<C = ()> {
     set: EndpointSet<C>,
     config: Config,
     levels: Levels,
+    subsets: Option<Subsets>,
 }
 
 /// The chosen endpoint, and why it.
@@ -170,6 +213,20 @@ pub enum NoPick {
         /// One of them, with its state: `10.0.0.1:80 is unhealthy: discovery says so`.
         example: String,
     },
+    /// No endpoint has the labels that the call wants.
+    #[non_exhaustive]
+    NoSubset {
+        /// The labels: `stage=canary, version=2`.
+        labels: String,
+    },
+}
+
+impl NoPick {
+    #[cold]
+    fn no_subset(wanted: &[Labels]) -> Self {
+        // The last is what the call would have been content with.
+        Self::NoSubset { labels: wanted.last().map(Labels::to_string).unwrap_or_default() }
+    }
 }
 
 impl fmt::Display for NoPick {
@@ -179,6 +236,10 @@ impl fmt::Display for NoPick {
             Self::AllOut { total, example } => {
                 write!(f, "none of {total} endpoints can be picked; {example}")
             }
+            Self::NoSubset { labels } if labels.is_empty() => {
+                f.write_str("no endpoint has the labels of `defaultSubset`")
+            }
+            Self::NoSubset { labels } => write!(f, "there is no subset {labels}"),
         }
     }
 }
@@ -186,11 +247,24 @@ impl fmt::Display for NoPick {
 impl std::error::Error for NoPick {}
 
 impl<C> Picker<C> {
-    /// A picker over this set. Costs `n log n` when weights differ, otherwise little.
+    /// A picker over this set, for nobody in particular.
     #[must_use]
     pub fn new(set: EndpointSet<C>, config: Config) -> Self {
-        let levels = Levels::new(&set, &config);
-        Self { set, config, levels }
+        Self::of(set, config, &Caller::default())
+    }
+
+    /// A picker over this set for a caller. Costs a look at each endpoint; `n log n` with
+    /// localities, subsetting, or round robin by unequal weights; with subsets, a look at each
+    /// endpoint for each selector.
+    #[must_use]
+    pub fn of(set: EndpointSet<C>, config: Config, caller: &Caller) -> Self {
+        let kept = config
+            .subsetting
+            .as_ref()
+            .and_then(|config| subsetting::kept(set.members(), config, caller));
+        let levels = Levels::new(&set, kept.as_deref(), &config, caller);
+        let subsets = Subsets::new(&set, kept.as_deref(), &config, caller);
+        Self { set, config, levels, subsets }
     }
 
     /// The endpoints it chooses from.
@@ -208,47 +282,84 @@ impl<C> Picker<C> {
     /// Chooses an endpoint, if possible none that the call has tried.
     ///
     /// # Errors
-    /// When there are no endpoints, or all are out.
+    /// When there are no endpoints, all are out, or none has the labels that the call wants.
     pub fn pick(&self, args: &PickArgs<'_>, draw: &mut impl Draw) -> Result<Picked<'_, C>, NoPick> {
-        let levels = self.levels.all();
-        let first = match levels {
-            [] => return Err(NoPick::Empty),
-            [_] => 0,
-            _ => self.levels.draw(&self.set, self.config.panic_threshold, draw),
+        let levels = self.levels_for(args)?;
+        let threshold = self.config.panic_threshold;
+        let (level, standing) = match args.priority {
+            0 => levels.draw(&self.set, threshold, draw),
+            priority => (levels.from(priority).first(), Standing::Healthy),
         };
-        if let Some(level) = levels.get(first)
-            && let Some(picked) = self.pick_from(level, args, false, draw)
-        {
+        let Some(level) = level else { return Err(NoPick::Empty) };
+        let group = levels.draw_group(level, standing, &self.set, threshold, draw);
+        let scope = Scope { levels, level, standing, allow_avoided: false };
+        if let Some(picked) = group.and_then(|group| self.pick_from(group, scope, args, draw)) {
             return Ok(picked);
         }
-        // The level's share was counted before this attempt's own exclusions.
+        self.pick_anywhere(levels, args, draw).ok_or_else(|| self.all_out(args.now))
+    }
+
+    /// The levels of the endpoints that the call may go to.
+    fn levels_for(&self, args: &PickArgs<'_>) -> Result<&Levels, NoPick> {
+        let Some(subsets) = &self.subsets else {
+            // Without selectors no labels name anything.
+            return match args.subset {
+                [] => Ok(&self.levels),
+                _ if self.set.members().is_empty() => Err(NoPick::Empty),
+                wanted => Err(NoPick::no_subset(wanted)),
+            };
+        };
+        match subsets.choose(args.subset) {
+            Chosen::Any => Ok(&self.levels),
+            Chosen::Subset(levels) => Ok(levels),
+            Chosen::None if self.set.members().is_empty() => Err(NoPick::Empty),
+            Chosen::None => Err(NoPick::no_subset(args.subset)),
+        }
+    }
+
+    /// Goes through levels and groups in order: shares were counted before this attempt's own
+    /// exclusions, and say nothing to a call that starts at a later priority.
+    #[cold]
+    fn pick_anywhere<'a>(
+        &'a self,
+        levels: &'a Levels,
+        args: &PickArgs<'_>,
+        draw: &mut impl Draw,
+    ) -> Option<Picked<'a, C>> {
+        let later = levels.from(args.priority);
+        let earlier = levels.all().len() - later.len();
+        let order = later.iter().chain(levels.all().get(..earlier).unwrap_or_default());
         for allow_avoided in [false, true] {
             if allow_avoided && args.avoid.is_empty() {
                 break;
             }
-            let mut picks =
-                levels.iter().map(|level| self.pick_from(level, args, allow_avoided, draw));
-            if let Some(picked) = picks.find_map(|picked| picked) {
-                return Ok(picked);
+            for level in order.clone() {
+                for standing in [Standing::Healthy, Standing::Degraded] {
+                    let scope = Scope { levels, level, standing, allow_avoided };
+                    let mut groups = level.groups().iter();
+                    let picked = groups.find_map(|group| self.pick_from(group, scope, args, draw));
+                    if picked.is_some() {
+                        return picked;
+                    }
+                }
             }
         }
-        Err(self.all_out(args.now))
+        None
     }
 
-    fn pick_from(
-        &self,
-        level: &Level,
+    fn pick_from<'a>(
+        &'a self,
+        group: &'a Group,
+        scope: Scope<'a>,
         args: &PickArgs<'_>,
-        allow_avoided: bool,
         draw: &mut impl Draw,
-    ) -> Option<Picked<'_, C>> {
-        let group = level.group();
+    ) -> Option<Picked<'a, C>> {
         let members = group.members(self.set.members());
-        let candidates = Candidates { picker: self, level, members, args, allow_avoided };
+        let candidates = Candidates { picker: self, scope, members, args };
         let found = group.pick(&candidates, draw)?;
         let reason = if found.panic {
             Reason::Panic
-        } else if allow_avoided && candidates.is_avoided(found.member) {
+        } else if scope.allow_avoided && candidates.is_avoided(found.member) {
             Reason::Retried
         } else if members.len() == 1 {
             Reason::Only
@@ -256,11 +367,6 @@ impl<C> Picker<C> {
             Reason::Chosen
         };
         Some(Picked { member: found.member, reason })
-    }
-
-    /// Whether a level is picked from as a whole.
-    fn panics(&self, level: &Level) -> bool {
-        self.levels.panics(level, &self.set, self.config.panic_threshold)
     }
 
     #[cold]

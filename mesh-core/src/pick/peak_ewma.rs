@@ -5,7 +5,7 @@
 use super::Config;
 use super::choices::Choices;
 use super::group::{Candidates, Found};
-use crate::endpoint::Member;
+use super::members::Members;
 use crate::{Draw, load};
 
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct PeakEwma {
 }
 
 impl PeakEwma {
-    pub(super) fn new<C>(members: &[Member<C>], config: &Config) -> Self {
+    pub(super) fn new<C>(members: Members<'_, C>, config: &Config) -> Self {
         Self { choices: Choices::new(members, config.choices()), estimate: config.ewma.clone() }
     }
 

@@ -2,14 +2,14 @@
 
 use super::choices::Choices;
 use super::group::{Candidates, Found};
+use super::members::Members;
 use crate::Draw;
-use crate::endpoint::Member;
 
 #[derive(Debug)]
 pub(super) struct Random(Choices);
 
 impl Random {
-    pub(super) fn new<C>(members: &[Member<C>]) -> Self {
+    pub(super) fn new<C>(members: Members<'_, C>) -> Self {
         Self(Choices::new(members, 1))
     }
 

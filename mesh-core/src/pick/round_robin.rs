@@ -4,9 +4,9 @@
 
 use super::choices::REDRAWS;
 use super::group::{Candidates, Found};
+use super::members::Members;
 use super::schedule::Schedule;
 use crate::Draw;
-use crate::endpoint::Member;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct RoundRobin {
 }
 
 impl RoundRobin {
-    pub(super) fn new<C>(members: &[Member<C>]) -> Self {
+    pub(super) fn new<C>(members: Members<'_, C>) -> Self {
         Self { schedule: Schedule::of_members(members), turn: AtomicUsize::new(0) }
     }
 
@@ -27,6 +27,8 @@ impl RoundRobin {
         candidates: &Candidates<'a, '_, C>,
         draw: &mut impl Draw,
     ) -> Option<Found<'a, C>> {
+        // One that is in slow start and not to be taken this time.
+        let mut spare = None;
         for _ in 0..=REDRAWS {
             let mut turn = self.turn.fetch_add(1, Relaxed);
             if turn == 0 {
@@ -39,9 +41,12 @@ impl RoundRobin {
                 None => turn.checked_rem(candidates.len())?,
             };
             if let Some(found) = candidates.usable(place) {
-                return Some(found);
+                if candidates.is_warm(found.member, draw) {
+                    return Some(found);
+                }
+                spare = Some(found);
             }
         }
-        None
+        spare
     }
 }

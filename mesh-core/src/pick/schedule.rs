@@ -7,7 +7,7 @@
 //!
 //! Source: Envoy's EDF scheduler, gRFC A58 (order by `1/w`).
 
-use crate::endpoint::Member;
+use super::members::Members;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -23,7 +23,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// The schedule of the weights of these members; `None` if all are equal.
-    pub(super) fn of_members<C>(members: &[Member<C>]) -> Option<Self> {
+    pub(super) fn of_members<C>(members: Members<'_, C>) -> Option<Self> {
         let weights: Vec<u32> = members.iter().map(|member| member.spec.weight).collect();
         Self::new(&weights)
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::health::breaker::{self, Admission};
-use crate::{Declared, Endpoint, EndpointSpec, Failure, Outcome};
+use crate::{Declared, Endpoint, EndpointId, EndpointSpec, Failure, Outcome};
 use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -82,6 +82,144 @@ fn weights_are_shares() {
             assert!((share - expected).abs() < 1.5, "{policy:?}: {shares:?}");
         }
     }
+}
+
+#[test]
+fn weights_converge_to_shares() {
+    let weights: Vec<u32> = (0..50).map(|n| 1 + n * n % 17).collect();
+    let total: u32 = weights.iter().sum();
+    for policy in [Policy::RoundRobin, Policy::Random] {
+        let seed = 13;
+        let picker = picker(&weights, policy);
+        for (share, weight) in shares(&picker, 500_000, seeded(seed)).iter().zip(&weights) {
+            let expected = 100.0 * f64::from(*weight) / f64::from(total);
+            assert!((share - expected).abs() < 0.1, "{policy:?}, seed {seed}: {share}, {expected}");
+        }
+    }
+}
+
+#[test]
+fn degraded_endpoints_take_calls_when_the_others_are_too_few() {
+    let mut specs = specs(&[1; 4]);
+    specs.iter_mut().skip(2).for_each(|spec| spec.declared = Declared::Degraded);
+    let set = EndpointSet::empty().update(specs, |_| ()).0;
+    let picker = Picker::new(set, Config::default());
+    let healthy = |seed| shares(&picker, 10_000, seeded(seed))[..2].iter().sum::<f64>();
+    assert!((healthy(20) - 70.0).abs() < 2.0, "half are healthy: 140 × 50 %");
+    picker.set().members()[0].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    assert!((healthy(21) - 35.0).abs() < 2.0, "{}", healthy(21));
+    picker.set().members()[1].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    assert!(healthy(22) < 0.01, "only the degraded ones are left");
+    let draining = picker.set().members()[2].endpoint.health();
+    draining.set_declared(Declared::Draining);
+    assert!((shares(&picker, 100, seeded(23))[3] - 100.0).abs() < 1e-9, "draining takes nothing");
+}
+
+#[test]
+fn a_new_endpoint_takes_its_share_slowly() {
+    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::PeakEwma] {
+        let (first, _) = EndpointSet::<()>::empty().update(specs(&[1; 9]), |_| ());
+        let (set, _) = first.update(specs(&[1; 10]), |_| ());
+        let slow_start = Some(slow_start::Config::default());
+        let picker = Picker::new(set, Config { policy, slow_start, ..Config::default() });
+        for (after, factor) in [(0, 0.1), (15, 0.5), (30, 1.0)] {
+            let args = PickArgs::new(NOW + Duration::from_secs(after));
+            let mut draw = seeded(30);
+            let new = (0..20_000)
+                .filter(|_| {
+                    let picked = picker.pick(&args, &mut draw).expect("picked");
+                    place(&picker, &picked) == 9
+                })
+                .count() as f64
+                / 200.0;
+            let expected = 100.0 * factor / (9.0 + factor);
+            assert!(
+                (new - expected).abs() < 1.0,
+                "{policy:?} after {after} s: {new}, not {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn endpoints_that_are_all_new_are_picked_all_the_same() {
+    let (first, _) = EndpointSet::<()>::empty().update(specs(&[1; 1]), |_| ());
+    let others = specs(&[1; 5]).split_off(1);
+    let (set, _) = first.update(others, |_| ());
+    for policy in [Policy::RoundRobin, Policy::PeakEwma] {
+        let slow_start = Some(slow_start::Config::default());
+        let picker = Picker::new(set.clone(), Config { policy, slow_start, ..Config::default() });
+        let seen = shares(&picker, 4_000, seeded(31));
+        assert!(seen.iter().all(|share| (share - 25.0).abs() < 4.0), "{policy:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn pick_first_stays_with_one_until_it_is_out() {
+    let picker = picker(&[1; 3], Policy::PickFirst);
+    let pick = |picker: &Picker, avoid: &[EndpointId]| {
+        let args = PickArgs::new(NOW).with_avoid(avoid);
+        let picked = picker.pick(&args, &mut seeded(40)).expect("picked");
+        place(picker, &picked)
+    };
+    let ids: Vec<_> = picker.set().members().iter().map(|member| member.spec.id.clone()).collect();
+    assert_eq!(pick(&picker, &[]), 0);
+    assert_eq!(pick(&picker, &ids[..1]), 1, "a retry goes on to the next");
+    assert_eq!(pick(&picker, &[]), 0, "and moves nobody else");
+
+    let health = picker.set().members()[0].endpoint.health();
+    health.set_unreachable(NOW, Timestamp::MAX);
+    assert_eq!(pick(&picker, &[]), 1);
+    health.set_reachable(NOW);
+    assert_eq!(pick(&picker, &[]), 1, "it stays the one");
+
+    let (set, _) = picker.set().update(specs(&[2, 1, 1]), |_| ());
+    let next = Picker::new(set, picker.config().clone());
+    assert_eq!(pick(&next, &[]), 1, "across an update");
+    next.set().members()[1].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    assert_eq!(pick(&next, &[]), 0, "then the search begins at the first again");
+}
+
+#[test]
+fn shuffled_callers_do_not_all_use_the_same_endpoint() {
+    let mut config = Config { policy: Policy::PickFirst, ..Config::default() };
+    config.pick_first.shuffle = true;
+    let first = |seed| {
+        let picker =
+            Picker::of(set_of(&[1; 5]), config.clone(), &Caller::default().with_seed(seed));
+        let picked = picker.pick(&PickArgs::new(NOW), &mut seeded(41)).expect("picked");
+        place(&picker, &picked)
+    };
+    assert_eq!(first(1), first(1), "the order of a caller stays");
+    let used: std::collections::BTreeSet<_> = (0..100).map(first).collect();
+    assert_eq!(used.len(), 5);
+}
+
+#[test]
+fn a_caller_uses_its_subset_only() {
+    let config = Config {
+        subsetting: Some(subsetting::Config { size: 3, mode: subsetting::Mode::Random }),
+        ..Config::default()
+    };
+    let picker = Picker::of(set_of(&[1; 20]), config, &Caller::default().with_seed(5));
+    let used = shares(&picker, 1_000, seeded(42)).iter().filter(|share| **share > 0.0).count();
+    assert_eq!(used, 3);
+}
+
+#[test]
+fn a_call_that_starts_at_a_later_priority_spares_the_first() {
+    let mut specs = specs(&[1; 4]);
+    specs.iter_mut().skip(2).for_each(|spec| spec.priority = 1);
+    let set = EndpointSet::empty().update(specs, |_| ()).0;
+    let picker = Picker::new(set, Config::default());
+    let args = PickArgs::new(NOW).with_priority(1);
+    let mut draw = seeded(43);
+    let mut pick = || place(&picker, &picker.pick(&args, &mut draw).expect("picked"));
+    assert!((0..50).all(|_| pick() >= 2));
+    for member in &picker.set().members()[2..] {
+        member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    }
+    assert!((0..50).all(|_| pick() < 2), "only when no other can be");
 }
 
 #[test]
@@ -174,13 +312,18 @@ proptest! {
     fn what_is_out_is_picked_only_below_the_panic_threshold(
         out in prop::collection::vec(0u8..3, 1..40),
         weighted: bool,
-        policy in 0usize..4,
+        policy in 0usize..5,
         seed: u64,
     ) {
         let weights: Vec<u32> =
             (0..out.len() as u32).map(|n| if weighted { n % 5 + 1 } else { 1 }).collect();
-        let policies =
-            [Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random];
+        let policies = [
+            Policy::PeakEwma,
+            Policy::LeastRequest,
+            Policy::RoundRobin,
+            Policy::Random,
+            Policy::PickFirst,
+        ];
         let picker = picker(&weights, policies[policy]);
         for (member, out) in picker.set().members().iter().zip(&out) {
             match out {

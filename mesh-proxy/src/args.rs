@@ -46,6 +46,18 @@ pub struct Args {
     #[arg(long)]
     pub print_config: bool,
 
+    /// Where the proxy runs, for zone-aware routing and failover by labels.
+    #[arg(long, value_name = "REGION/ZONE/SUBZONE", env = "MESH_LOCALITY")]
+    pub locality: Option<mesh_core::Locality>,
+
+    /// Its labels, for failover by labels: key=value, with commas between them.
+    #[arg(long, value_name = "LABELS", env = "MESH_LABELS")]
+    pub labels: Option<mesh_core::pick::Labels>,
+
+    /// Its number among the callers of the same destinations, for deterministic subsetting.
+    #[arg(long, value_name = "N", env = "MESH_CALLER_NUMBER", default_value_t = 0)]
+    pub caller_number: u64,
+
     /// Threads that serve, each with its own listener and connections. One per core.
     #[arg(long, value_name = "N", env = "MESH_WORKERS")]
     pub workers: Option<std::num::NonZeroUsize>,

@@ -17,6 +17,7 @@ use crate::upstream::Upstream;
 use crate::worker::{Socket, Worker};
 use mesh_core::DestinationName;
 use mesh_core::config::Errors;
+use mesh_core::pick::Caller;
 use mesh_discovery::config_files::ReadError;
 use mesh_tower::Mesh;
 use parking_lot::Mutex;
@@ -124,8 +125,12 @@ impl Proxy {
             Some(format) => Some(AccessLog::start(format, io::stdout())?),
             None => None,
         };
+        let caller = Caller::new(args.locality.clone().unwrap_or_default())
+            .with_labels(args.labels.clone().unwrap_or_default())
+            .with_number(args.caller_number);
         let mesh = Mesh::builder()
             .workers(count)
+            .caller(caller)
             .build()
             .map_err(|error| StartError::Config(format!("error: {error}")))?;
         let counters = Arc::new(Counters::default());

@@ -130,7 +130,7 @@ fn attempt(
     worker: Worker,
     now: Timestamp,
 ) -> State {
-    let endpoint = match destination.pick(now, &call.tried) {
+    let endpoint = match destination.pick(&call.pick_args(now)) {
         Ok((endpoint, reason)) => {
             if span_enabled!(Level::DEBUG) {
                 Span::current()

@@ -6,6 +6,7 @@ use crate::telemetry::Metrics;
 use crate::tls;
 use mesh_core::DestinationName;
 use mesh_core::config::{self, Source};
+use mesh_core::pick::Caller;
 use mesh_discovery::Dns;
 use mesh_discovery::config_files::{self, ReadError};
 use std::fmt;
@@ -34,6 +35,7 @@ pub struct MeshBuilder {
     workers: usize,
     server_tls: Option<ServerTls>,
     service: Option<DestinationName>,
+    caller: Caller,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,14 @@ impl MeshBuilder {
         self
     }
 
+    /// Who calls: where we run, our labels, our number. Zone-aware routing, `failoverPriority` and
+    /// subsetting go by it. Default: nobody in particular. A `seed` of 0 is drawn anew.
+    #[must_use]
+    pub fn caller(mut self, caller: Caller) -> Self {
+        self.caller = caller;
+        self
+    }
+
     /// Certificate and key for [`Mesh::listen`], as PEM files that are read again when they change.
     /// With `client_ca`, callers must present a certificate signed by it (mTLS).
     #[must_use]
@@ -113,7 +123,12 @@ impl MeshBuilder {
             ),
             None => None,
         };
-        let environment = Environment { dns, runtime, workers: self.workers.max(1) };
+        let mut caller = self.caller;
+        if caller.seed == 0 {
+            caller.seed = fastrand::u64(1..);
+        }
+        let (workers, caller) = (self.workers.max(1), Arc::new(caller));
+        let environment = Environment { dns, runtime, workers, caller };
         let mesh = Mesh::start(environment, Metrics::new(), server_tls, self.service);
         if !sources.is_empty() {
             mesh.configure(&sources)?;
@@ -141,6 +156,14 @@ pub enum BuildError {
     Read(ReadError),
     /// The configuration is wrong; each error says where.
     Config(config::Errors),
+    /// A variable of the environment cannot be read.
+    #[non_exhaustive]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// Why not.
+        why: String,
+    },
     /// A file that [`MeshBuilder::server_tls`] names cannot be used.
     Tls(tls::LoadError),
 }
@@ -153,6 +176,7 @@ impl fmt::Display for BuildError {
             }
             Self::Read(error) => error.fmt(f),
             Self::Config(errors) => errors.fmt(f),
+            Self::Variable { name, why } => write!(f, "{name} cannot be read: {why}"),
             Self::Tls(error) => {
                 write!(f, "`server_tls` cannot be used: {error}; {}", error.help())
             }
@@ -163,7 +187,7 @@ impl fmt::Display for BuildError {
 impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoRuntime => None,
+            Self::NoRuntime | Self::Variable { .. } => None,
             Self::Read(error) => Some(error),
             Self::Config(errors) => Some(errors),
             Self::Tls(error) => Some(error),

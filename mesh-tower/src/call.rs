@@ -17,6 +17,7 @@ use crate::telemetry::DestinationMetrics;
 use http::Request;
 use mesh_core::deadline::Expiry;
 use mesh_core::limit::Limits;
+use mesh_core::pick::{Labels, PickArgs};
 use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::route::Rule;
@@ -48,6 +49,8 @@ pub struct Call {
     pub shared: Option<Arc<Shared>>,
     /// The rule that matched.
     pub rule: Option<Arc<Rule>>,
+    /// Labels of the endpoints that it may go to, unless the options name others.
+    pub subset: Option<Arc<[Labels]>>,
     /// The policy's settings of retries as the options change them, if they do.
     retry: Option<Arc<retry::Config>>,
     /// What its rule does to it.
@@ -74,6 +77,7 @@ impl Call {
             grpc,
             shared: None,
             rule: None,
+            subset: None,
             retry: None,
             filters: None,
             destination: None,
@@ -116,6 +120,20 @@ impl Call {
     /// How it is sent again.
     pub(crate) fn retry(&self) -> &retry::Config {
         self.retry.as_deref().unwrap_or(&self.policy.retry)
+    }
+
+    /// What an attempt at `now` brings to the pick.
+    pub(crate) fn pick_args(&self, now: Timestamp) -> PickArgs<'_> {
+        let mut args = PickArgs::new(now).with_avoid(&self.tried);
+        let mut subset = &self.subset;
+        if let Some(options) = &self.options {
+            args = args.with_priority(options.priority);
+            subset = if options.subset.is_some() { &options.subset } else { subset };
+        }
+        match subset {
+            Some(subset) => args.with_subset(subset),
+            None => args,
+        }
     }
 
     /// Whether its caller says that a repeated call does no harm.

@@ -21,6 +21,7 @@
 //! # assert!(request.is_ok());
 //! ```
 
+use mesh_core::pick::Labels;
 use mesh_core::retry;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +33,15 @@ pub struct CallOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: Option<u32>,
     pub(crate) idempotent: Option<bool>,
+    pub(crate) subset: Option<Arc<[Labels]>>,
+    pub(crate) priority: u32,
 }
 
 impl CallOptions {
     /// Nothing asked for: the policy decides.
     #[must_use]
     pub const fn new() -> Self {
-        Self { timeout: None, retries: None, idempotent: None }
+        Self { timeout: None, retries: None, idempotent: None, subset: None, priority: 0 }
     }
 
     /// Longest that the call may take, with all its attempts and waits, to the end of its response
@@ -68,6 +71,31 @@ impl CallOptions {
     #[must_use]
     pub const fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = Some(idempotent);
+        self
+    }
+
+    /// Labels of the endpoints that it may go to, in place of those of the route; the destination's
+    /// `pick.subsets` must have a selector with their keys.
+    ///
+    /// ```
+    /// use mesh_core::pick::Labels;
+    /// use mesh_tower::CallOptions;
+    ///
+    /// let options = CallOptions::new().subset([Labels::from_iter([("version", "2")])]);
+    /// ```
+    ///
+    /// Of several, the first for which there are endpoints counts.
+    #[must_use]
+    pub fn subset(mut self, preferred_first: impl IntoIterator<Item = Labels>) -> Self {
+        self.subset = Some(preferred_first.into_iter().collect());
+        self
+    }
+
+    /// The priority of endpoints at which it starts; those before it are used only when no other
+    /// can be. Beyond the last, it starts at 0.
+    #[must_use]
+    pub const fn priority(mut self, priority: u32) -> Self {
+        self.priority = priority;
         self
     }
 

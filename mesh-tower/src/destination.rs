@@ -21,14 +21,12 @@ use crate::workers::Workers;
 use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
 use mesh_core::limit::Limits;
-use mesh_core::pick::{NoPick, PickArgs, Picker, Reason};
+use mesh_core::pick::{Caller, NoPick, PickArgs, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
-use mesh_core::{
-    EndpointId, EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp,
-};
+use mesh_core::{EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp};
 use mesh_discovery::{Dns, Failure, Update};
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -50,6 +48,8 @@ pub(crate) struct Environment {
     pub(crate) dns: Dns,
     pub(crate) runtime: Handle,
     pub(crate) workers: usize,
+    /// Who picks.
+    pub(crate) caller: Arc<Caller>,
 }
 
 /// See the [module docs](self).
@@ -180,7 +180,7 @@ impl Destination {
         self.policy.store_shared(policy.clone());
         if old.pick != policy.pick {
             let set = self.picker.load().set().clone();
-            self.picker.store(Picker::new(set, policy.pick.clone()));
+            self.picker.store(self.picker_of(set, policy));
         }
         if old.outlier != policy.outlier {
             self.detector.store(Detector::new(policy.outlier.clone()));
@@ -230,16 +230,15 @@ impl Destination {
     }
 
     /// Chooses an endpoint that this call has not tried, if there is one.
-    pub(crate) fn pick(
-        &self,
-        now: Timestamp,
-        tried: &[EndpointId],
-    ) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
+    pub(crate) fn pick(&self, args: &PickArgs<'_>) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
         let picker = self.picker.load();
-        match picker.pick(&PickArgs::new(now).with_avoid(tried), &mut || fastrand::u64(..)) {
+        match picker.pick(args, &mut || fastrand::u64(..)) {
             Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
             Err(NoPick::AllOut { example, .. }) => {
                 Err(Unpicked::Final(self.all_out(picker.set(), &example)))
+            }
+            Err(none @ NoPick::NoSubset { .. }) => {
+                Err(Unpicked::Final(self.error(ErrorKind::NoHealthyEndpoint, none.to_string())))
             }
             Err(_) => match &*self.resolution.borrow() {
                 Resolution::Waiting => Err(Unpicked::Unresolved),
@@ -251,6 +250,10 @@ impl Destination {
                 }
             },
         }
+    }
+
+    fn picker_of(&self, set: EndpointSet<Workers>, policy: &Policy) -> Picker<Workers> {
+        Picker::of(set, policy.pick.clone(), &self.environment.caller)
     }
 
     /// Why none of its endpoints can be picked. If that is because their certificates are
@@ -378,7 +381,7 @@ impl Destination {
         }
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
-        self.picker.store(Picker::new(set, policy.pick.clone()));
+        self.picker.store(self.picker_of(set, &policy));
         drop(source);
         self.resolution.send_replace(Resolution::Known);
         for member in old.set().members() {

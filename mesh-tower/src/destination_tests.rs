@@ -6,7 +6,9 @@ use crate::workers::Worker;
 pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoint>) {
     let destination = start("127.0.0.1", policy);
     destination.resolved().await;
-    let Ok((endpoint, _)) = destination.pick(clock::now(), &[]) else { panic!("an endpoint") };
+    let Ok((endpoint, _)) = destination.pick(&PickArgs::new(clock::now())) else {
+        panic!("an endpoint")
+    };
     (destination, endpoint)
 }
 
@@ -16,13 +18,18 @@ fn start(host: &str, policy: Policy) -> Arc<Destination> {
     let mut dns = mesh_discovery::dns::Config::default();
     // Nobody listens there.
     dns.servers = vec![([127, 0, 0, 1], 1).into()];
-    let environment = Environment { dns: Dns::new(dns), runtime: Handle::current(), workers: 1 };
+    let environment = Environment {
+        dns: Dns::new(dns),
+        runtime: Handle::current(),
+        workers: 1,
+        caller: Arc::default(),
+    };
     let metrics = Metrics::new().destination(host);
     Destination::start(host.into(), &config, connect, &environment, metrics)
 }
 
 fn refusal(destination: &Destination) -> Option<Error> {
-    match destination.pick(clock::now(), &[]) {
+    match destination.pick(&PickArgs::new(clock::now())) {
         Err(Unpicked::Final(error)) => Some(error),
         Err(Unpicked::Unresolved) | Ok(_) => None,
     }
@@ -31,9 +38,11 @@ fn refusal(destination: &Destination) -> Option<Error> {
 #[tokio::test(start_paused = true)]
 async fn the_first_call_waits_for_discovery() {
     let destination = start("127.0.0.1", Policy::default());
-    assert!(matches!(destination.pick(clock::now(), &[]), Err(Unpicked::Unresolved)));
+    assert!(matches!(destination.pick(&PickArgs::new(clock::now())), Err(Unpicked::Unresolved)));
     destination.resolved().await;
-    let Ok((endpoint, reason)) = destination.pick(clock::now(), &[]) else { panic!("resolved") };
+    let Ok((endpoint, reason)) = destination.pick(&PickArgs::new(clock::now())) else {
+        panic!("resolved")
+    };
     assert_eq!((endpoint.id().as_str(), reason), ("127.0.0.1:9", Reason::Only));
     destination.resolved().await;
 }
@@ -68,7 +77,9 @@ async fn an_endpoint_that_moves_is_called_where_it_is_now() {
     let mut spec = EndpointSpec::new(server.address()).with_id(before.id().as_str());
     let generation = destination.source.lock().generation;
     destination.update(generation, false, vec![spec.clone()]);
-    let Ok((moved, _)) = destination.pick(clock::now(), &[]) else { panic!("an endpoint") };
+    let Ok((moved, _)) = destination.pick(&PickArgs::new(clock::now())) else {
+        panic!("an endpoint")
+    };
     assert_eq!(moved.id(), before.id());
     let connections = moved.connections.of(Worker::default());
     connections.probe(mesh_core::policy::Protocol::Http1).await.expect("at its new address");
@@ -76,7 +87,9 @@ async fn an_endpoint_that_moves_is_called_where_it_is_now() {
 
     spec = spec.with_weight(7);
     destination.update(generation, false, vec![spec]);
-    let Ok((same, _)) = destination.pick(clock::now(), &[]) else { panic!("an endpoint") };
+    let Ok((same, _)) = destination.pick(&PickArgs::new(clock::now())) else {
+        panic!("an endpoint")
+    };
     assert!(Arc::ptr_eq(&same, &moved), "it keeps its connections");
 }
 
@@ -85,7 +98,9 @@ async fn a_task_that_was_replaced_is_not_believed() {
     let (destination, endpoint) = destination(Policy::default()).await;
     let generation = destination.source.lock().generation;
     destination.update(generation - 1, false, Vec::new());
-    let Ok((still, _)) = destination.pick(clock::now(), &[]) else { panic!("unchanged") };
+    let Ok((still, _)) = destination.pick(&PickArgs::new(clock::now())) else {
+        panic!("unchanged")
+    };
     assert!(Arc::ptr_eq(&still, &endpoint));
 }
 

@@ -7,6 +7,7 @@ pub mod breaker;
 mod builder;
 pub mod call;
 mod call_options;
+mod caller;
 pub mod channel;
 pub mod clock;
 pub mod connect;

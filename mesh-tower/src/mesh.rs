@@ -7,6 +7,7 @@ use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
 use crate::call::Call;
 use crate::call_options::CallOptions;
+use crate::caller;
 use crate::channel::Channel;
 use crate::clock;
 use crate::connect;
@@ -19,6 +20,7 @@ use crate::tls;
 use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
+use mesh_core::pick::Labels;
 use mesh_core::route::RouteRequest;
 use mesh_core::route::filter::Filters;
 use mesh_core::snapshot::{DestinationConfig, DestinationId, Routed, Snapshot, Unrouted};
@@ -80,6 +82,7 @@ impl Live {
         let mut call = new_call(request, started, policy, self.destination_of(routed)?);
         call.rule = Some(routed.rule.clone());
         call.filters = routed.backend.filters.clone();
+        call.subset = routed.backend.subset.clone();
         Ok(call)
     }
 }
@@ -102,7 +105,8 @@ impl Mesh {
     /// A mesh from the environment: the configuration files that `MESH_CONFIG` names, else the one
     /// that stands in a usual place, else none ([`mesh_discovery::config_files`] tells the rule,
     /// which is that of the proxy). With none, authorities are plain DNS names and the default
-    /// policy applies.
+    /// policy applies. `MESH_LOCALITY`, `MESH_LABELS` and `MESH_CALLER_NUMBER` say who calls
+    /// ([`MeshBuilder::caller`]).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), mesh_tower::BuildError> {
@@ -116,7 +120,8 @@ impl Mesh {
     /// As [`MeshBuilder::build`].
     pub fn from_env() -> Result<Self, BuildError> {
         let files = config_files::find(&[]);
-        files.into_iter().fold(Self::builder(), MeshBuilder::config_file).build()
+        let builder = Self::builder().caller(caller::from_env()?);
+        files.into_iter().fold(builder, MeshBuilder::config_file).build()
     }
 
     /// A mesh made by hand.
@@ -311,20 +316,21 @@ impl Mesh {
         }
     }
 
-    /// Where a connection to a destination goes, by its `TCPRoute` if it has one, and the policy
-    /// that holds for it.
-    pub(crate) fn route_connection(
-        &self,
-        name: &str,
-    ) -> Result<(Arc<Destination>, Arc<Policy>), Error> {
+    /// Where a connection to a destination goes, by its `TCPRoute` if it has one.
+    pub(crate) fn route_connection(&self, name: &str) -> Result<RoutedConnection, Error> {
         let live = self.shared.live.load();
         let parsed = name.parse::<DestinationName>().ok();
         let Some(id) = parsed.and_then(|name| live.snapshot.destination(&name)) else {
             let destination = self.plain(name, false, clock::now())?;
-            return Ok((destination.clone(), destination.policy()));
+            let policy = destination.policy();
+            return Ok(RoutedConnection { destination, policy, subset: None });
         };
         match live.snapshot.route_connection(id, &mut || fastrand::u64(..)) {
-            Ok(routed) => Ok((live.destination_of(&routed)?, routed.backend.policy.clone())),
+            Ok(routed) => Ok(RoutedConnection {
+                destination: live.destination_of(&routed)?,
+                policy: routed.backend.policy.clone(),
+                subset: routed.backend.subset.clone(),
+            }),
             Err(unrouted) => Err(no_route(&unrouted, name)),
         }
     }
@@ -351,6 +357,14 @@ impl Mesh {
         let policy = || self.shared.live.load().snapshot.default_policy().clone();
         self.shared.plain.destination(authority, https, now, policy)
     }
+}
+
+/// Where a connection goes.
+pub(crate) struct RoutedConnection {
+    pub(crate) destination: Arc<Destination>,
+    pub(crate) policy: Arc<Policy>,
+    /// Labels of the endpoints that take it; `None`: any endpoint.
+    pub(crate) subset: Option<Arc<[Labels]>>,
 }
 
 impl Mesh {

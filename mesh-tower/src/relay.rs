@@ -11,7 +11,8 @@
 use crate::clock;
 use crate::connect::Transport;
 use crate::destination::{Destination, Endpoint, Unpicked};
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, RoutedConnection};
+use mesh_core::pick::{Labels, PickArgs};
 use mesh_core::{Error, ErrorKind, Failure};
 use std::fmt;
 use std::io;
@@ -44,10 +45,15 @@ impl Mesh {
     /// When no endpoint can be picked, none of those picked can be connected to, or it takes too
     /// long.
     pub async fn relay(&self, name: &str) -> Result<Relay, Error> {
-        let (destination, policy) = self.route_connection(name)?;
+        let RoutedConnection { destination, policy, subset } = self.route_connection(name)?;
         let limit = policy.timeouts.request;
         let attempts = policy.retry.attempts.saturating_add(1);
-        match timeout(limit, self.connect(&destination, attempts)).await {
+        match timeout(
+            limit,
+            self.connect(&destination, subset.as_deref().unwrap_or_default(), attempts),
+        )
+        .await
+        {
             Ok(result) => result,
             Err(_elapsed) => {
                 let message = format!("not connected within {limit:?} (timeouts.request)");
@@ -57,10 +63,15 @@ impl Mesh {
         }
     }
 
-    async fn connect(&self, destination: &Arc<Destination>, attempts: u32) -> Result<Relay, Error> {
+    async fn connect(
+        &self,
+        destination: &Arc<Destination>,
+        subset: &[Labels],
+        attempts: u32,
+    ) -> Result<Relay, Error> {
         let mut tried = Vec::new();
         loop {
-            let endpoint = pick(destination, &tried).await?;
+            let endpoint = pick(destination, subset, &tried).await?;
             endpoint.connections.attempted();
             let connections = endpoint.connections.of(self.own_worker()).clone();
             match connections.stream_of_bytes().await {
@@ -90,10 +101,11 @@ impl Mesh {
 
 async fn pick(
     destination: &Destination,
+    subset: &[Labels],
     tried: &[mesh_core::EndpointId],
 ) -> Result<Arc<Endpoint>, Error> {
     loop {
-        match destination.pick(clock::now(), tried) {
+        match destination.pick(&PickArgs::new(clock::now()).with_avoid(tried).with_subset(subset)) {
             Ok((endpoint, _)) => return Ok(endpoint),
             Err(Unpicked::Final(error)) => return Err(error),
             Err(Unpicked::Unresolved) => destination.resolved().await,

@@ -266,6 +266,11 @@ impl Problem {
         }
     }
 
+    /// Whether it says the same of the same place.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.at == other.at && self.what == other.what
+    }
+
     pub(crate) const fn is_error(&self) -> bool {
         matches!(self.severity, Severity::Error)
     }

@@ -5,6 +5,7 @@
 use super::de::Located;
 use super::filters::RouteFilter;
 use super::span;
+use crate::endpoint::Declared;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
@@ -149,6 +150,9 @@ pub(crate) struct EndpointBody {
     /// 0 is used first, a higher one when no lower one can be used. 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) priority: Option<u32>,
+    /// What is known of its health. `Healthy`.
+    #[serde(default)]
+    pub(crate) health: Declared,
     /// Where it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) locality: Option<LocalityBody>,
@@ -186,6 +190,7 @@ impl<'de> Deserialize<'de> for EndpointEntry {
                     address: Located { value: text.to_owned(), ..Located::default() },
                     weight: None,
                     priority: None,
+                    health: Declared::Healthy,
                     locality: None,
                     hostname: None,
                     metadata: BTreeMap::new(),
@@ -293,6 +298,10 @@ pub(crate) struct BackendRef {
     /// What is done to the requests that go here, and to their responses. Nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) filters: Vec<Located<RouteFilter>>,
+    /// Labels of the endpoints that take the calls, by the subsets of its policy; of several the
+    /// first for which there are endpoints. Any endpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) subsets: Vec<Located<BTreeMap<String, String>>>,
 }
 
 /// `HTTPRoute`.

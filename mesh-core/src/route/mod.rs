@@ -20,6 +20,7 @@ pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatc
 use self::filter::Filters;
 use crate::config::{Origin, Origins};
 use crate::draw::Draw;
+use crate::pick::Labels;
 use crate::policy::Policy;
 use crate::snapshot::{DestinationId, Routed, Unrouted};
 use http::{HeaderMap, Method};
@@ -130,6 +131,8 @@ pub struct Backend {
     pub origins: Arc<Origins>,
     /// What is done to requests that go this way and to their responses; `None` is nothing.
     pub filters: Option<Arc<Filters>>,
+    /// Labels of the endpoints that take the calls, the preferred first; `None`: any endpoint.
+    pub subset: Option<Arc<[Labels]>>,
 }
 
 /// A match with the rule it selects.

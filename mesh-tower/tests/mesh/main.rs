@@ -12,6 +12,7 @@ mod load;
 mod names;
 mod relay;
 mod retries;
+mod sets;
 mod tls;
 mod upgrades;
 

@@ -149,6 +149,7 @@ impl Compiler<'_> {
             endpoint.weight = weight.value;
         }
         endpoint.priority = body.priority.unwrap_or(0);
+        endpoint.declared = body.health;
         if let Some(name) = &body.hostname
             && let Some(why) = name_problem(name)
         {

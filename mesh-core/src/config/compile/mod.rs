@@ -8,6 +8,7 @@ mod filters;
 mod listeners;
 mod matches;
 mod merge;
+mod picks;
 mod policies;
 mod routes;
 mod tls;

@@ -23,9 +23,6 @@ impl Compiler<'_> {
         let mut tell = |path: &[&str], what: &str, help: &str| {
             problems.push(Problem::error(what.to_owned()).at(at(path)).help(help.to_owned()));
         };
-        if !config.active_request_bias.is_finite() {
-            tell(&["activeRequestBias"], "the bias is not a finite number", "1.0 is the default");
-        }
         if let Some(config) = &config.slow_start {
             slow_start(config, &mut tell);
         }

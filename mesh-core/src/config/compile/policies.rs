@@ -152,6 +152,7 @@ impl Compiler<'_> {
         overlay(&mut whole, merged);
         let mut policy: Policy = de::read(&whole, &mut self.problems).unwrap_or_default();
         let origins = origins(&self.documents.sources, merged);
+        self.check_pick(&policy.pick, merged);
         policy.timeouts.explicit = origins.of("timeouts.request") != Origin::DEFAULT;
         (Arc::new(policy), Arc::new(origins))
     }

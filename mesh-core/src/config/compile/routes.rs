@@ -334,9 +334,17 @@ impl Compiler<'_> {
         }
         let weight = weight.map_or(1, |weight| weight.value);
         let target = destination(snapshot, id)?;
+        let subset = self.subset(&written.subsets, target);
         if matches!(&overlaid.value, Value::Map(entries) if entries.is_empty()) {
             let (policy, origins) = (target.policy.clone(), target.origins.clone());
-            return Some(Backend { destination: id, weight, policy, origins, filters: None });
+            return Some(Backend {
+                destination: id,
+                weight,
+                policy,
+                origins,
+                filters: None,
+                subset,
+            });
         }
         let mut merged = self.levels.of_destination(&target.name);
         overlay(&mut merged, overlaid);
@@ -344,7 +352,7 @@ impl Compiler<'_> {
         // What `appProtocol` decided is no value that is merged.
         Arc::make_mut(&mut policy).protocol = target.policy.protocol;
         Arc::make_mut(&mut origins).insert("protocol".to_owned(), target.origins.of("protocol"));
-        Some(Backend { destination: id, weight, policy, origins, filters: None })
+        Some(Backend { destination: id, weight, policy, origins, filters: None, subset })
     }
 
     fn timeouts(&mut self, timeouts: Option<&HttpTimeouts>, at: Location) {
@@ -526,13 +534,9 @@ fn implicit(
     origins: &Arc<super::super::source::Origins>,
     origin: &Origin,
 ) -> Arc<Rule> {
-    let backend = Backend {
-        destination: id,
-        weight: 1,
-        policy: policy.clone(),
-        origins: origins.clone(),
-        filters: None,
-    };
+    let (policy, origins) = (policy.clone(), origins.clone());
+    let (filters, subset) = (None, None);
+    let backend = Backend { destination: id, weight: 1, policy, origins, filters, subset };
     let label = format!("{name}/default");
     Arc::new(Rule::new(label.into(), vec![Match::any()], vec![backend], origin.clone()))
 }

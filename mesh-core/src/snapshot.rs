@@ -12,6 +12,7 @@ use crate::name::DestinationName;
 use crate::policy::Policy;
 use crate::route::filter::Filters;
 use crate::route::{self, Backend, Entries, HostTable, RouteRequest, Rule};
+use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ pub struct Snapshot {
     /// Grows with every configuration that is put in force; 0 is that of nothing.
     pub version: u64,
     pub(crate) destinations: Vec<DestinationConfig>,
-    pub(crate) by_name: HashMap<DestinationName, DestinationId>,
+    pub(crate) by_name: HashMap<DestinationName, DestinationId, FixedState>,
     pub(crate) hosts: HostTable<Entries>,
     /// By destination: its own rules, for whoever knows the destination already.
     pub(crate) own: Vec<Entries>,

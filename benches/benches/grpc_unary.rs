@@ -1,9 +1,9 @@
 //! CPU per unary gRPC call through a tonic client: over `mesh.channel`, tonic's own `Channel` to
-//! one endpoint, and tonic's `balance_list`.
+//! one endpoint, and tonic's `balance_list`; the first and the last also to four endpoints.
 //!
 //! `cargo bench -p benches --bench grpc_unary` compares CPU time. For instructions per call run the
 //! built program as `valgrind --tool=callgrind … stack 2000` and `… stack 12000`, and divide the
-//! difference by 10,000; the same with `channel` and `balance`.
+//! difference by 10,000; the same with `channel`, `balance`, `balance4` and `stack4`.
 
 mod support;
 
@@ -28,36 +28,50 @@ fn main() {
     match mode() {
         Mode::Serve => block_on(serve()),
         Mode::Only(variant, calls) => {
-            let server = Server::start();
-            round(server.address, &variant, calls);
+            let servers: [Server; ENDPOINTS] = std::array::from_fn(|_| Server::start());
+            round(&addresses(&servers), &variant, calls);
         }
         Mode::Compare => {
-            let server = Server::start();
-            compare(&["channel", "balance", "stack"], |variant, calls| {
-                round(server.address, variant, calls);
+            let servers: [Server; ENDPOINTS] = std::array::from_fn(|_| Server::start());
+            let addresses = addresses(&servers);
+            compare(&["channel", "balance", "stack", "balance4", "stack4"], |variant, calls| {
+                round(&addresses, variant, calls);
             });
         }
     }
 }
 
-fn round(address: SocketAddr, variant: &str, calls: usize) {
-    let endpoint = || Endpoint::from_shared(format!("http://{address}")).expect("a URI");
+/// How many endpoints the variants named with a 4 have; the others have the first alone.
+const ENDPOINTS: usize = 4;
+
+fn addresses(servers: &[Server]) -> Vec<SocketAddr> {
+    servers.iter().map(|server| server.address).collect()
+}
+
+fn round(addresses: &[SocketAddr], variant: &str, calls: usize) {
+    let endpoint = |address| Endpoint::from_shared(format!("http://{address}")).expect("a URI");
+    let (kind, count) = variant.strip_suffix('4').map_or((variant, 1), |kind| (kind, ENDPOINTS));
+    let addresses = &addresses[..count];
     block_on(async {
-        match variant {
+        match kind {
             "stack" => {
+                let endpoints: String = addresses
+                    .iter()
+                    .map(|address| format!("{{ address: '{address}' }},"))
+                    .collect();
                 let config = format!(
                     "apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: greeter }}\n\
-                     spec: {{ endpoints: {{ static: [{{ address: '{address}' }}] }} }}\n"
+                     spec: {{ endpoints: {{ static: [{endpoints}] }} }}\n"
                 );
                 let mesh = Mesh::builder().config_text("bench", config).build().expect("a mesh");
                 drive(GreeterClient::new(mesh.channel("greeter")), calls).await;
             }
             "balance" => {
-                let list = Channel::balance_list([endpoint()].into_iter());
+                let list = Channel::balance_list(addresses.iter().map(endpoint));
                 drive(GreeterClient::new(list), calls).await;
             }
             _ => {
-                let channel = endpoint().connect().await.expect("the server");
+                let channel = endpoint(&addresses[0]).connect().await.expect("the server");
                 drive(GreeterClient::new(channel), calls).await;
             }
         }

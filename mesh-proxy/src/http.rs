@@ -26,7 +26,8 @@ use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use mesh_core::{Error, ErrorKind, Timestamp};
+use mesh_core::{Error, ErrorKind};
+use mesh_tower::call::Begun;
 use mesh_tower::server::Place;
 use mesh_tower::telemetry::ServerMetrics;
 use mesh_tower::{Body, Channel, answer};
@@ -43,13 +44,13 @@ use tower_service::Service;
 
 /// What requests are handed to.
 pub(crate) trait Stack: Service<Request<Body>> {
-    /// As `call`, where the clock was read when the request came.
-    fn call_at(&mut self, request: Request<Body>, started: Timestamp) -> Self::Future;
+    /// As `call`, where the head was looked at when the request came.
+    fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> Self::Future;
 }
 
 impl Stack for Channel {
-    fn call_at(&mut self, request: Request<Body>, started: Timestamp) -> Self::Future {
-        Self::call_at(self, request, started)
+    fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> Self::Future {
+        Self::call_begun(self, request, begun)
     }
 }
 
@@ -119,7 +120,7 @@ where
             Err(refusal) => return self.refuse(&refusal, served, http1),
         };
         let received = match &self.inbound {
-            Some(own) => own.receive(&mut request, served.started()),
+            Some(own) => own.receive(&mut request, served.begun().started),
             None => Ok(None),
         };
         let place = match received {
@@ -139,7 +140,7 @@ where
             upload = Some(handle);
             Body::new(body)
         });
-        let calling = || self.stack.borrow_mut().call_at(request, served.started());
+        let calling = || self.stack.borrow_mut().call_begun(request, served.begun());
         match catch_unwind(AssertUnwindSafe(calling)) {
             Ok(calling) => Answer::Calling {
                 calling,

@@ -21,7 +21,8 @@ use crate::http::Common;
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body::Frame;
-use mesh_core::{Error, ErrorKind, GrpcCode, Timestamp};
+use mesh_core::{Error, ErrorKind, GrpcCode};
+use mesh_tower::call::Begun;
 use mesh_tower::telemetry::{End, MethodLabel};
 use mesh_tower::{BoxError, clock};
 use std::fmt;
@@ -31,9 +32,8 @@ use std::sync::Arc;
 /// One request being served. Dropping it tells of it.
 pub(crate) struct Served {
     common: Arc<Common>,
-    started: Timestamp,
+    begun: Begun,
     method: MethodLabel,
-    grpc: bool,
     /// Whether its answer has no body, whatever the head says.
     bodiless: bool,
     /// Of the answer; `None` while there is none.
@@ -52,9 +52,8 @@ impl Served {
     pub(crate) fn begin<B>(common: &Arc<Common>, request: &Request<B>, client: SocketAddr) -> Self {
         Self {
             common: Arc::clone(common),
-            started: clock::now(),
+            begun: Begun::now(request),
             method: request.method().into(),
-            grpc: mesh_core::is_grpc(request.headers()),
             bodiless: request.method() == Method::HEAD,
             status: None,
             code: None,
@@ -65,13 +64,13 @@ impl Served {
         }
     }
 
-    /// When its head was here.
-    pub(crate) const fn started(&self) -> Timestamp {
-        self.started
+    /// What its head said when it was here.
+    pub(crate) const fn begun(&self) -> Begun {
+        self.begun
     }
 
     pub(crate) const fn is_grpc(&self) -> bool {
-        self.grpc
+        self.begun.grpc
     }
 
     pub(crate) fn common(&self) -> &Common {
@@ -83,7 +82,7 @@ impl Served {
         let status = response.status();
         self.status = Some(status);
         self.complete = whole || self.bodiless;
-        if self.grpc {
+        if self.begun.grpc {
             let unsaid = || (status != StatusCode::OK).then(|| GrpcCode::from_http(status));
             self.code = GrpcCode::from_headers(response.headers()).or_else(unsaid);
         }
@@ -104,7 +103,7 @@ impl Served {
                 if let (Some(line), Some(data)) = (&mut self.line, frame.data_ref()) {
                     line.sent(data.len());
                 }
-                if let (true, Some(trailers)) = (self.grpc, frame.trailers_ref()) {
+                if let (true, Some(trailers)) = (self.begun.grpc, frame.trailers_ref()) {
                     self.code = GrpcCode::from_headers(trailers).or(self.code);
                 }
                 self.complete |= last;
@@ -125,7 +124,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let took = clock::now().since(self.started);
+        let took = clock::now().since(self.begun.started);
         let gone = !self.complete && self.error.is_none();
         let error = if gone { Some(ErrorKind::CallerGone) } else { self.error };
         let end = match (error, self.status) {
@@ -136,7 +135,7 @@ impl Drop for Served {
         };
         self.common.metrics.request_ended(self.method, end, took);
         let unsaid = if gone { GrpcCode::CANCELLED } else { GrpcCode::UNKNOWN };
-        let code = self.grpc.then_some(self.code.unwrap_or(unsaid));
+        let code = self.begun.grpc.then_some(self.code.unwrap_or(unsaid));
         if let Some(code) = code {
             self.common.metrics.rpc_ended(code, took);
         }

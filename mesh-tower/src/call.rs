@@ -11,6 +11,7 @@
 
 use crate::body::Body;
 use crate::call_options::CallOptions;
+use crate::clock;
 use crate::deadline::Sent;
 use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
@@ -61,6 +62,24 @@ pub struct Call {
     pub(crate) sent: Option<Arc<Sent>>,
     /// The endpoint that let this attempt run out of time.
     pub(crate) hung: OnceLock<EndpointId>,
+}
+
+/// What is known of a call once its head is there, for whoever looks before the stack does.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Begun {
+    /// When it began: what its timeouts and durations count from.
+    pub started: Timestamp,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
+}
+
+impl Begun {
+    /// A call that begins now.
+    #[must_use]
+    pub fn now<B>(request: &Request<B>) -> Self {
+        Self { started: clock::now(), grpc: mesh_core::is_grpc(request.headers()) }
+    }
 }
 
 impl Call {

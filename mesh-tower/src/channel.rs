@@ -18,13 +18,14 @@
 //! ```
 
 use crate::body::{Body, BoxError};
+use crate::call::Begun;
 use crate::mesh::Mesh;
 use crate::route::RouteLayer;
 use crate::stack::{Stack, StackResponse, stack};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use mesh_core::{DestinationName, Error, Timestamp};
+use mesh_core::{DestinationName, Error};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;
@@ -55,10 +56,9 @@ impl Channel {
 }
 
 impl Channel {
-    /// Calls, for a caller that has looked at the clock: `started` is when the call began, and
-    /// what its timeouts and durations count from.
-    pub fn call_at(&mut self, request: Request<Body>, started: Timestamp) -> ResponseFuture {
-        ResponseFuture { inner: self.0.call_at(request, started) }
+    /// Calls, for a caller that has looked at the clock and at the head.
+    pub fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> ResponseFuture {
+        ResponseFuture { inner: self.0.call_begun(request, begun) }
     }
 }
 

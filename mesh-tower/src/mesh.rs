@@ -5,7 +5,7 @@
 
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
-use crate::call::Call;
+use crate::call::{Begun, Call};
 use crate::call_options::CallOptions;
 use crate::caller;
 use crate::channel::Channel;
@@ -71,15 +71,15 @@ impl Live {
         })
     }
 
-    /// A call that began at `started`, as a rule has decided.
+    /// A call, as a rule has decided.
     fn call<B>(
         &self,
         request: &Request<B>,
-        started: Timestamp,
+        begun: Begun,
         routed: &Routed<'_>,
     ) -> Result<Call, Error> {
         let policy = routed.backend.policy.clone();
-        let mut call = new_call(request, started, policy, self.destination_of(routed)?);
+        let mut call = new_call(request, begun, policy, self.destination_of(routed)?);
         call.rule = Some(routed.rule.clone());
         call.filters = routed.backend.filters.clone();
         call.subset = routed.backend.subset.clone();
@@ -254,14 +254,14 @@ impl Mesh {
         self.worker
     }
 
-    /// Finds the route of a call that began at `started`. With `plain`, a host that is not
+    /// Finds the route of a call. With `plain`, a host that is not
     /// configured is a DNS name.
     pub(crate) fn route<B>(
         &self,
         authority: &str,
         request: &Request<B>,
         plain: bool,
-        started: Timestamp,
+        begun: Begun,
     ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let looked_for = RouteRequest::new(
@@ -276,24 +276,24 @@ impl Mesh {
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
-                Ok(live.call(request, started, &routed)?)
+                Ok(live.call(request, begun, &routed)?)
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
-                let destination = self.plain(authority, https, started)?;
-                Ok(new_call(request, started, destination.policy(), destination))
+                let destination = self.plain(authority, https, begun.started)?;
+                Ok(new_call(request, begun, destination.policy(), destination))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
             Err(unrouted) => Err(no_route(&unrouted, authority).into()),
         }
     }
 
-    /// Finds the route of a call that began at `started` among those attached to a destination.
+    /// Finds the route of a call among those attached to a destination.
     pub(crate) fn route_to<B>(
         &self,
         name: &DestinationName,
         request: &Request<B>,
-        started: Timestamp,
+        begun: Begun,
     ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let known = live.snapshot.destination(name).and_then(|id| Some((id, live.at(id)?)));
@@ -310,7 +310,7 @@ impl Mesh {
             request.headers(),
         );
         match live.snapshot.route_to(id, &looked_for, &mut || fastrand::u64(..)) {
-            Ok(routed) => Ok(live.call(request, started, &routed)?),
+            Ok(routed) => Ok(live.call(request, begun, &routed)?),
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
             Err(unrouted) => Err(no_route(&unrouted, destination.label()).into()),
         }
@@ -457,12 +457,11 @@ fn secured(snapshot: &Snapshot, id: DestinationId) -> Result<(), Error> {
 
 fn new_call<B>(
     request: &Request<B>,
-    started: Timestamp,
+    begun: Begun,
     policy: Arc<Policy>,
     destination: Arc<Destination>,
 ) -> Call {
-    let grpc = mesh_core::is_grpc(request.headers());
-    let call = Call::new(started, policy, grpc).to(destination);
+    let call = Call::new(begun.started, policy, begun.grpc).to(destination);
     match request.extensions().get::<CallOptions>() {
         Some(options) => call.with_options(options.clone()),
         None => call,

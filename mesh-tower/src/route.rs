@@ -18,15 +18,14 @@
 //! URI whose destination is configured without TLS. Source: Gateway API HTTPRoute
 //! precedence (`mesh_core::route`).
 
-use crate::call::{self, Call};
-use crate::clock;
+use crate::call::{self, Begun, Call};
 use crate::filter::{self, After};
 use crate::mesh::{Mesh, Stop};
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
-use mesh_core::{DestinationName, Error, ErrorKind, Timestamp};
+use mesh_core::{DestinationName, Error, ErrorKind};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
 use std::future::Future;
@@ -120,23 +119,24 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S::Future> {
-        self.call_at(request, clock::now())
+        let begun = Begun::now(&request);
+        self.call_begun(request, begun)
     }
 }
 
 impl<S> Route<S> {
-    /// Calls, counting from `started`.
-    pub(crate) fn call_at<B>(
+    /// Calls, where the head was looked at.
+    pub(crate) fn call_begun<B>(
         &mut self,
         mut request: Request<B>,
-        started: Timestamp,
+        begun: Begun,
     ) -> ResponseFuture<S::Future>
     where
         S: Service<Request<B>>,
         B: 'static,
     {
         let mut after = None;
-        let state = match self.find(&mut request, started) {
+        let state = match self.find(&mut request, begun) {
             Ok(mut call) => match edited(&mut call, &mut request, &mut after) {
                 Ok(()) => {
                     call::pin(&mut request, call);
@@ -167,19 +167,19 @@ fn edited<B>(
 }
 
 impl<S> Route<S> {
-    fn find<B>(&self, request: &mut Request<B>, started: Timestamp) -> Result<Call, Stop> {
+    fn find<B>(&self, request: &mut Request<B>, begun: Begun) -> Result<Call, Stop> {
         match &self.by {
             By::Request | By::Configured => {
                 let authority = own_authority(request)?;
-                self.mesh.route(&authority, request, matches!(self.by, By::Request), started)
+                self.mesh.route(&authority, request, matches!(self.by, By::Request), begun)
             }
             By::Name(name) => {
                 complete(request, name)?;
-                self.mesh.route(name.as_str(), request, true, started)
+                self.mesh.route(name.as_str(), request, true, begun)
             }
             By::Destination(destination, name) => {
                 complete(request, name)?;
-                self.mesh.route_to(destination, request, started)
+                self.mesh.route_to(destination, request, begun)
             }
             By::Invalid(error) => Err(error.clone().into()),
         }

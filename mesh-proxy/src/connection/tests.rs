@@ -1,7 +1,7 @@
 use super::driven::QUIET;
 use super::*;
 use http_body_util::Full;
-use mesh_core::Timestamp;
+use mesh_tower::call::Begun;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncWriteExt, DuplexStream};
@@ -38,7 +38,7 @@ impl Service<Request<Body>> for Okay {
 }
 
 impl Stack for Okay {
-    fn call_at(&mut self, request: Request<Body>, _: Timestamp) -> Self::Future {
+    fn call_begun(&mut self, request: Request<Body>, _: Begun) -> Self::Future {
         self.call(request)
     }
 }

@@ -55,6 +55,7 @@ use crate::answer;
 use crate::body::BoxError;
 use crate::call;
 use crate::clock;
+use crate::fields;
 use crate::server::Context as ServerContext;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -201,10 +202,13 @@ impl Limits {
         let grpc = pinned.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc);
         let field = || {
             let span = if grpc {
-                parse_grpc_timeout(request.headers().get(GRPC_TIMEOUT)?.as_bytes()).ok()?
+                parse_grpc_timeout(fields::get(request.headers(), &GRPC_TIMEOUT)?.as_bytes())
+                    .ok()?
             } else {
-                parse_expected_timeout(request.headers().get(EXPECTED_TIMEOUT)?.as_bytes())
-                    .ok()??
+                parse_expected_timeout(
+                    fields::get(request.headers(), &EXPECTED_TIMEOUT)?.as_bytes(),
+                )
+                .ok()??
             };
             Some(started + span)
         };

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod connect;
 pub mod deadline;
 mod destination;
+mod fields;
 mod filter;
 mod integrations;
 pub mod limit;

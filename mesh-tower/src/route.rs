@@ -19,6 +19,7 @@
 //! precedence (`mesh_core::route`).
 
 use crate::call::{self, Begun, Call};
+use crate::fields;
 use crate::filter::{self, After};
 use crate::mesh::{Mesh, Stop};
 use bytes::Bytes;
@@ -198,9 +199,7 @@ fn parse(name: &str) -> Result<Authority, Error> {
 fn own_authority<B>(request: &Request<B>) -> Result<Cow<'_, str>, Error> {
     let text = match request.uri().authority() {
         Some(authority) => authority.as_str(),
-        None => request
-            .headers()
-            .get(HOST)
+        None => fields::get(request.headers(), &HOST)
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::NoRoute,
@@ -221,7 +220,7 @@ fn own_authority<B>(request: &Request<B>) -> Result<Cow<'_, str>, Error> {
 
 /// Gives a request without an authority that of its channel.
 fn complete<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Error> {
-    if request.uri().authority().is_some() || request.headers().contains_key(HOST) {
+    if request.uri().authority().is_some() || fields::has(request.headers(), &HOST) {
         return Ok(());
     }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();

@@ -29,6 +29,7 @@ use super::held::Held;
 use super::relay::Relay;
 use super::{Connections, Settings, sending};
 use crate::body::{Body, BoxError};
+use crate::fields;
 use bytes::Bytes;
 use http::uri::{Parts, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
@@ -394,7 +395,7 @@ fn canonical(request: &mut Request<Body>, owner: &Connections) {
         // A path alone is a whole target.
         let path = path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
-    } else if !request.headers().contains_key(header::HOST) {
+    } else if !fields::has(request.headers(), &header::HOST) {
         let host = HeaderValue::from_str(&owner.name());
         request.headers_mut().insert(header::HOST, host.unwrap_or(HeaderValue::from_static("")));
     }

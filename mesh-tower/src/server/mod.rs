@@ -33,7 +33,7 @@ pub use mesh_core::config::ServerPolicy as Config;
 
 use crate::listen::Peer;
 use crate::telemetry::{Metrics, ServerMetrics};
-use crate::{BoxError, clock};
+use crate::{BoxError, clock, fields};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
@@ -239,7 +239,7 @@ fn read<B>(config: &Config, request: &Request<B>, now: Timestamp) -> (Context, O
     let mut context = Context { peer: peer(request), ..Context::default() };
     let headers = request.headers();
     if config.trust_callers {
-        let parent = headers.get(TRACEPARENT);
+        let parent = fields::get(headers, &TRACEPARENT);
         context.trace = parent.and_then(|value| TraceContext::parse(value.as_bytes()));
         context.trace_state = context.trace.and_then(|_| joined(headers, TRACESTATE));
         context.baggage = joined(headers, BAGGAGE);
@@ -249,7 +249,8 @@ fn read<B>(config: &Config, request: &Request<B>, now: Timestamp) -> (Context, O
     let mut shrink = |to: Duration| timeout = Some(timeout.map_or(to, |own| own.min(to)));
     let mut refusal = None;
     if config.trust_callers {
-        match headers.get(GRPC_TIMEOUT).map(|value| deadline::parse_grpc_timeout(value.as_bytes()))
+        match fields::get(headers, &GRPC_TIMEOUT)
+            .map(|value| deadline::parse_grpc_timeout(value.as_bytes()))
         {
             Some(Ok(span)) => shrink(span),
             Some(Err(_)) => {
@@ -258,7 +259,7 @@ fn read<B>(config: &Config, request: &Request<B>, now: Timestamp) -> (Context, O
             None => {}
         }
         // Envoy, too, passes over a field of its own that is malformed.
-        let expected = headers.get(EXPECTED_TIMEOUT).map(HeaderValue::as_bytes);
+        let expected = fields::get(headers, &EXPECTED_TIMEOUT).map(HeaderValue::as_bytes);
         if let Some(Ok(Some(span))) = expected.map(deadline::parse_expected_timeout) {
             shrink(span);
         }

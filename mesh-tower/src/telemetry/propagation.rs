@@ -15,6 +15,7 @@
 //!
 //! Source: W3C Trace Context, "Processing Model for Working with Trace Context".
 
+use crate::fields;
 use crate::server::Context;
 use http::{HeaderMap, HeaderName};
 use mesh_core::trace_context::{TRACEPARENT, TraceContext};
@@ -26,7 +27,7 @@ const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// returns the context it leaves with if that is a new one.
 pub(super) fn propagate(headers: &mut HeaderMap, recorded: bool) -> Option<TraceContext> {
     let mut draw = || fastrand::u64(..);
-    let own = headers.get(TRACEPARENT);
+    let own = fields::get(headers, &TRACEPARENT);
     if own.is_some() && !recorded {
         return None;
     }

@@ -5,7 +5,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::clock;
 use crate::deadline::{self, Expiry, Sent};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body as HttpBody;
 use mesh_core::Timestamp;
 use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
@@ -63,7 +63,8 @@ pub(super) struct Head {
     pub(super) method: Method,
     uri: Uri,
     version: Version,
-    headers: HeaderMap,
+    /// A list, which is copied with one allocation instead of two.
+    fields: Vec<(HeaderName, HeaderValue)>,
     /// As the attempt under way has it.
     pub(super) call: Option<Arc<Call>>,
     pub(super) grpc: bool,
@@ -78,12 +79,15 @@ impl Head {
         call: Option<&Arc<Call>>,
         expiry: Option<Expiry>,
     ) -> Self {
+        let headers = request.headers();
+        let mut fields = Vec::with_capacity(headers.len());
+        fields.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            headers: request.headers().clone(),
-            grpc: call.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc),
+            fields,
+            grpc: call.map_or_else(|| mesh_core::is_grpc(headers), |call| call.grpc),
             expiry,
             extensions: request.extensions().clone(),
             call: call.cloned(),
@@ -102,7 +106,6 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.clone();
         *request.extensions_mut() = self.extensions.clone();
         if let Some(before) = &self.call {
             let mut call = Call::clone(before);
@@ -117,6 +120,9 @@ impl Head {
             request.body_mut().call = Some(call);
         }
         let headers = request.headers_mut();
+        for (name, value) in &self.fields {
+            headers.append(name, value.clone());
+        }
         if attempt <= 1 {
             // Nobody has seen the one before.
         } else if self.grpc {

@@ -144,17 +144,17 @@ where
         match catch_unwind(AssertUnwindSafe(calling)) {
             Ok(calling) => Answer::Calling {
                 calling,
-                rest: Some(Rest {
+                rest: Rest {
                     upload,
                     number,
                     switch,
                     place,
                     watch: Arc::clone(&self.watch),
-                    served,
+                    served: Some(served),
                     close: close && http1,
                     http1,
                     yielded: false,
-                }),
+                },
             },
             Err(_) => Answer::Ready { response: Some(panicked(served, http1)) },
         }
@@ -235,7 +235,7 @@ pin_project! {
         /// Made by us.
         Ready { response: Option<Response<ResponseBody<B>>> },
         /// Made by the stack.
-        Calling { #[pin] calling: F, rest: Option<Rest> },
+        Calling { #[pin] calling: F, rest: Rest },
     }
 }
 
@@ -248,7 +248,8 @@ pub(crate) struct Rest {
     /// The call's, among those being served.
     place: Option<Place>,
     watch: Arc<Watch>,
-    served: Served,
+    /// Gone once there is an answer.
+    served: Option<Served>,
     close: bool,
     http1: bool,
     /// Others had their turn between the call and its first poll.
@@ -271,7 +272,7 @@ where
             AnswerProject::Calling { calling, rest } => {
                 // Not before every client that is ready was read: requests then leave in a row, and
                 // an endpoint is woken once for many of them instead of once for each.
-                if let Some(rest) = rest.as_mut().filter(|rest| rest.http1 && !rest.yielded) {
+                if rest.http1 && !rest.yielded {
                     rest.yielded = true;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -282,28 +283,37 @@ where
                 if caught.is_ok() && polled.is_pending() {
                     return Poll::Pending;
                 }
-                let Some(rest) = rest.take() else { return Poll::Pending };
-                Poll::Ready(Ok(match polled {
-                    Poll::Ready(Ok(response)) => rest.answered(response),
-                    Poll::Ready(Err(error)) => rest.failed(&error),
-                    Poll::Pending => panicked(rest.served, rest.http1),
-                }))
+                let Some(served) = rest.served.take() else { return Poll::Pending };
+                // A response is large: it is made canonical where it is, and then moved once.
+                let served = match &mut polled {
+                    Poll::Ready(Ok(response)) => rest.answered(response, served),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Ok(rest.failed(error, served))),
+                    Poll::Pending => return Poll::Ready(Ok(panicked(served, rest.http1))),
+                };
+                let place = rest.place.take();
+                let Poll::Ready(Ok(response)) = polled else { return Poll::Pending };
+                let response = response.map(|body| ResponseBody::endpoint(body, served, place));
+                Poll::Ready(Ok(response))
             }
         }
     }
 }
 
 impl Rest {
-    /// The endpoint's answer, made canonical.
-    fn answered<B: http_body::Body>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
-        hygiene::response(&mut response);
-        let Self { mut served, mut place, .. } = self;
-        if let Some(client) = self.switch {
+    /// Makes the endpoint's answer canonical, and gives back what tells of it if its body is to come.
+    fn answered<B: http_body::Body>(
+        &mut self,
+        response: &mut Response<B>,
+        mut served: Served,
+    ) -> Option<Served> {
+        hygiene::response(response);
+        if let Some(client) = self.switch.take() {
             let endpoint = response.extensions_mut().remove::<OnUpgrade>();
             let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if let (Some(endpoint), true) = (endpoint, switching) {
                 let counters = Arc::clone(&served.common().counters);
-                let guards = (served.common().draining.enter(), counters.enter(), place.take());
+                let guards =
+                    (served.common().draining.enter(), counters.enter(), self.place.take());
                 let watch = Arc::clone(&self.watch);
                 tokio::spawn(async move {
                     tunnel::upgraded(client, endpoint, &watch, &counters).await;
@@ -317,26 +327,25 @@ impl Rest {
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
         let whole = response.body().is_end_stream();
-        served.head(&response, whole);
+        served.head(response, whole);
         // What is over is told now: the engine does not ask for the body of such an answer.
-        let served = (!whole).then_some(served);
-        response.map(|body| ResponseBody::endpoint(body, served, place))
+        (!whole).then_some(served)
     }
 
     /// The answer that tells of an error.
-    fn failed<B>(self, error: &Error) -> Response<ResponseBody<B>> {
+    fn failed<B>(&self, error: &Error, served: Served) -> Response<ResponseBody<B>> {
         self.watch.decide(self.number, false);
         let close = self.http1 && self.close;
         if !self.upload.as_ref().is_some_and(Upload::has_failed) {
-            return respond(error, None, self.served, close);
+            return respond(error, None, served, close);
         }
         let message = self.watch.violation().map_or_else(
             || {
-                self.served.common().counters.reject(Reject::Body);
+                served.common().counters.reject(Reject::Body);
                 "the request's body ended before its end"
             },
             Violation::message,
         );
-        respond(&Error::new(ErrorKind::CallerProtocol, message), None, self.served, self.http1)
+        respond(&Error::new(ErrorKind::CallerProtocol, message), None, served, self.http1)
     }
 }

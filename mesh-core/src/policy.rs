@@ -3,7 +3,7 @@
 //! The defaults are those of a call without any configuration; the reasons stand with each setting.
 
 use crate::config::span;
-use crate::health::{breaker, outlier};
+use crate::health::{breaker, check, outlier};
 use crate::retry::{budget, throttling};
 use crate::{limit, pick, retry};
 use schemars::JsonSchema;
@@ -19,6 +19,8 @@ pub struct Policy {
     pub pick: pick::Config,
     /// Which endpoints are taken out for failing. On.
     pub outlier: outlier::Config,
+    /// Asks endpoints whether they are well. Off.
+    pub health_check: Option<check::Config>,
     /// Breaker of each endpoint. Off: outlier detection does the same, with a view of the set.
     pub breaker: Option<breaker::Config>,
     /// Caps on the work at the destination at once.
@@ -44,6 +46,7 @@ impl Default for Policy {
         Self {
             pick: pick::Config::default(),
             outlier: outlier::Config::default(),
+            health_check: None,
             breaker: None,
             limits: limit::Config::default(),
             endpoint_limits: limit::Config::unlimited(),

@@ -86,6 +86,14 @@ impl Node {
         }
     }
 
+    /// The entry of a map by its key, or that of a list by its index.
+    pub(crate) fn step(&self, key: &str) -> Option<&Self> {
+        match &self.value {
+            Value::List(items) => items.get(key.parse::<usize>().ok()?),
+            _ => self.get(key),
+        }
+    }
+
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),

@@ -1,10 +1,11 @@
 //! Health of one endpoint, as seen from here.
 //!
-//! Three things take an endpoint out of the picker's choice, each with its own writer:
+//! Four things take an endpoint out of the picker's choice, each with its own writer:
 //!
 //! | condition | writer | ends |
 //! |---|---|---|
 //! | unreachable | the connection task, when connecting fails | when a connection succeeds |
+//! | not well | active health [checks](check), where they are configured | when they pass |
 //! | ejected | [`outlier`] detection | at the first sweep after its time |
 //! | declared draining or unhealthy | discovery | when discovery says otherwise |
 //!
@@ -12,15 +13,20 @@
 //! so that the picker needs one relaxed load.
 
 pub mod breaker;
+pub mod check;
+mod invalid;
 pub mod outlier;
 mod state;
 
 pub use breaker::Breaker;
+pub use invalid::Invalid;
 pub use state::{EndpointState, StateKind};
 
 use crate::Timestamp;
 use crate::endpoint::Declared;
+use check::Cause;
 use outlier::{Counts, Reason};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -34,9 +40,11 @@ const RETIRED: u32 = 1 << 4;
 const DEGRADED: u32 = 1 << 5;
 /// The one that pick-first stays with.
 const PREFERRED: u32 = 1 << 6;
+/// Its last health checks have failed, or none has ended yet.
+const NOT_WELL: u32 = 1 << 7;
 const DECLARED_OUT: u32 = DRAINING | UNHEALTHY;
 const DECLARED: u32 = DECLARED_OUT | DEGRADED;
-const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT;
+const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT | NOT_WELL;
 
 /// Stamp of an endpoint that joined its set, and that nobody has looked at since.
 const UNSEEN: u64 = u64::MAX;
@@ -101,7 +109,10 @@ pub struct Health {
     tally: Tally,
     unreachable_since: AtomicU64,
     retry_at: AtomicU64,
-    /// When it came back last, from being unreachable or ejected; 0 if it was never out.
+    not_well_since: AtomicU64,
+    /// Why it is not well: a packed [`Cause`].
+    cause: AtomicU64,
+    /// When it came back last, from being out for any of these; 0 if it was never out.
     back_since: AtomicU64,
     /// When it was first looked at after joining a set that was in use; 0 if it was there from
     /// the start.
@@ -121,6 +132,8 @@ impl Health {
             tally,
             unreachable_since: AtomicU64::new(0),
             retry_at: AtomicU64::new(0),
+            not_well_since: AtomicU64::new(0),
+            cause: AtomicU64::new(Cause::Unchecked.pack()),
             back_since: AtomicU64::new(0),
             joined: AtomicU64::new(0),
             ejected_since: AtomicU64::new(0),
@@ -217,6 +230,36 @@ impl Health {
         before & UNREACHABLE != 0
     }
 
+    /// Whether health checks have found it well, or there are none.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.flags.load(Relaxed) & NOT_WELL == 0
+    }
+
+    /// It is not well, as far as health checks know: by [`Cause::Unchecked`] until the first one
+    /// has passed. True if it was well before.
+    pub fn set_not_well(&self, now: Timestamp, cause: Cause) -> bool {
+        self.cause.store(cause.pack(), Relaxed);
+        if !self.is_well() {
+            return false;
+        }
+        self.not_well_since.store(now.as_nanos(), Relaxed);
+        let before = self.flags.fetch_or(NOT_WELL, Relaxed);
+        self.changed(before, before | NOT_WELL);
+        before & NOT_WELL == 0
+    }
+
+    /// Health checks have passed, or are over for good. True if it was not well before.
+    pub fn set_well(&self, now: Timestamp) -> bool {
+        if self.is_well() {
+            return false;
+        }
+        let before = self.flags.fetch_and(!NOT_WELL, Relaxed);
+        self.back_since.store(now.as_nanos(), Relaxed);
+        self.changed(before, before & !NOT_WELL);
+        before & NOT_WELL != 0
+    }
+
     /// Takes over what discovery says.
     pub fn set_declared(&self, declared: Declared) {
         let bits = match declared {
@@ -309,13 +352,18 @@ impl Health {
     pub fn state(&self, now: Timestamp) -> EndpointState {
         let flags = self.flags.load(Relaxed);
         let stamp = |word: &AtomicU64| Timestamp::from_nanos(word.load(Relaxed));
-        let state = |kind, since, until, reason: std::borrow::Cow<'static, str>| {
+        let state = |kind, since, until, reason: Cow<'static, str>| {
             EndpointState::new(now, kind, since, until, reason)
         };
         if flags & UNHEALTHY != 0 {
             state(StateKind::Unhealthy, None, None, "discovery says so".into())
         } else if flags & DRAINING != 0 {
             state(StateKind::Draining, None, None, "discovery says so".into())
+        } else if flags & (NOT_WELL | UNREACHABLE) == NOT_WELL {
+            // Why it cannot be reached says more than that its check found no connection.
+            let cause = Cause::unpack(self.cause.load(Relaxed));
+            let since = Some(stamp(&self.not_well_since));
+            state(StateKind::Unhealthy, since, None, cause.to_string().into())
         } else if flags & EJECTED != 0 {
             state(
                 StateKind::Ejected,
@@ -374,6 +422,29 @@ mod tests {
         assert!(!health.set_reachable(at(43)));
         assert_eq!(text(44), "ready");
         assert_eq!(health.state(at(44)).since, Some(at(42)));
+        assert!(health.is_selectable());
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_well_says_why_and_since_when() {
+        let health = Health::new(Tally::default());
+        let text = |now| health.state(at(now)).to_string();
+        assert!(health.is_well());
+        assert!(health.set_not_well(at(1), Cause::Unchecked));
+        assert_eq!(text(2), "unhealthy: no health check has ended yet");
+        assert!(!health.is_selectable() && health.is_declared_usable());
+
+        assert!(!health.set_not_well(at(3), Cause::Status(503)), "it was out already");
+        assert_eq!(text(4), "unhealthy: health check: HTTP 503");
+        assert_eq!(health.state(at(4)).since, Some(at(1)));
+
+        health.set_unreachable(at(5), at(6));
+        assert_eq!(text(5), "unreachable: no connection, next try in 1 s");
+        health.set_reachable(at(7));
+        assert!(health.set_well(at(8)));
+        assert!(!health.set_well(at(9)));
+        assert_eq!(text(9), "ready");
+        assert_eq!(health.state(at(9)).since, Some(at(8)));
         assert!(health.is_selectable());
     }
 

@@ -22,7 +22,7 @@
 //! `maxEjectionPercent` and `alwaysEjectOne`, because 10 % of a set of five is none; and the worst
 //! are ejected first.
 
-use super::Health;
+use super::{Health, Invalid};
 use crate::config::{percent, span};
 use crate::endpoint::{Endpoint, EndpointId, EndpointSet};
 use crate::{Draw, Failure, Outcome, Timestamp};
@@ -159,6 +159,20 @@ impl Config {
         consecutive.iter().all(|(count, enforcing)| *count == 0 || *enforcing == 0)
             && self.enforcing_success_rate == 0
             && self.enforcing_failure_percentage == 0
+    }
+
+    /// What makes no sense, by the key of the value.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Invalid> {
+        [
+            ("interval", self.interval),
+            ("baseEjectionTime", self.base_ejection_time),
+            ("maxEjectionTime", self.max_ejection_time),
+        ]
+        .into_iter()
+        .filter(|(_, span)| span.is_zero())
+        .map(|(path, _)| Invalid::new(path, format!("`{path}` must be more than 0s")))
+        .collect()
     }
 
     /// How many endpoints of a set of this size may be out at once.

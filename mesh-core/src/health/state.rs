@@ -14,7 +14,7 @@ pub enum StateKind {
     Unreachable,
     /// Outlier detection took it out.
     Ejected,
-    /// Discovery says that it must not be called.
+    /// Discovery says that it must not be called, or health checks that it is not well.
     Unhealthy,
     /// Discovery says that it takes nothing new.
     Draining,

@@ -8,6 +8,7 @@ use super::super::source::{Origin, Origins};
 use super::super::tree::{Node, Value};
 use super::merge::{join, nothing, origins, overlay};
 use super::{Compiler, Problem};
+use crate::health::Invalid;
 use crate::name::DestinationName;
 use crate::policy::Policy;
 use crate::snapshot::Snapshot;
@@ -153,8 +154,28 @@ impl Compiler<'_> {
         let mut policy: Policy = de::read(&whole, &mut self.problems).unwrap_or_default();
         let origins = origins(&self.documents.sources, merged);
         self.check_pick(&policy.pick, merged);
+        self.invalid(merged, "outlier", policy.outlier.problems());
+        if let Some(check) = &policy.health_check {
+            self.invalid(merged, "healthCheck", check.problems());
+        }
         policy.timeouts.explicit = origins.of("timeouts.request") != Origin::DEFAULT;
         (Arc::new(policy), Arc::new(origins))
+    }
+
+    /// Tells what a section says of its own values, at the places where they are written.
+    fn invalid(&mut self, merged: &Node, section: &str, found: Vec<Invalid>) {
+        let Some(written) = merged.get(section) else { return };
+        for invalid in found {
+            let mut at = written;
+            for step in invalid.path.split('.').filter(|step| !step.is_empty()) {
+                let Some(below) = at.step(step) else { break };
+                at = below;
+            }
+            // One policy serves many destinations and rules; its faults are told once.
+            if self.warned.insert(at.at) {
+                self.problems.push(Problem::error(invalid.message).at(at.at));
+            }
+        }
     }
 
     fn server_policy(&mut self, merged: &Node) -> Arc<ServerPolicy> {

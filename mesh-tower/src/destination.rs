@@ -3,12 +3,13 @@
 //! | part | written by | read by |
 //! |---|---|---|
 //! | picker with its endpoint set | the destination's task, when discovery or policy changes | balance |
-//! | load, health, breaker of an endpoint | tickets, the sweep | picker |
+//! | load, health, breaker of an endpoint | tickets, the sweep, health checks | picker |
 //! | retry budget, limits | retry, admit | the same |
 //!
 //! One task per destination follows discovery and runs the outlier sweep; it ends with the
 //! destination. Losing the source changes nothing here: the last set stays.
 
+mod health;
 mod state;
 mod unreachable;
 
@@ -16,6 +17,7 @@ pub use self::state::{DestinationState, EndpointView};
 use crate::call::{Call, Shared};
 use crate::clock;
 use crate::connect::{self, Caps, Connections, Protocol};
+use crate::health_check::Checks;
 use crate::telemetry::{BreakerState, DestinationMetrics};
 use crate::workers::Workers;
 use mesh_core::health::breaker::{self, Admission, Transition};
@@ -60,6 +62,7 @@ pub(crate) struct Destination {
     source: Mutex<Source>,
     picker: Swap<Picker<Workers>>,
     detector: Swap<Detector>,
+    checks: Checks,
     shared: Arc<Shared>,
     resolution: watch::Sender<Resolution>,
     ask_again: Arc<Notify>,
@@ -140,6 +143,7 @@ impl Destination {
             }),
             picker: Swap::new(Picker::new(EndpointSet::empty(), policy.pick.clone())),
             detector: Swap::new(Detector::new(policy.outlier.clone())),
+            checks: Checks::default(),
             shared,
             resolution: watch::Sender::new(Resolution::Waiting),
             ask_again: Arc::new(Notify::new()),
@@ -172,7 +176,7 @@ impl Destination {
     }
 
     /// Takes over a policy. The caller holds `source`.
-    fn adopt(&self, policy: &Arc<Policy>) {
+    fn adopt(self: &Arc<Self>, policy: &Arc<Policy>) {
         let old = self.policy.get();
         if *old == **policy {
             return;
@@ -185,8 +189,13 @@ impl Destination {
         if old.outlier != policy.outlier {
             self.detector.store(Detector::new(policy.outlier.clone()));
         }
-        for member in self.picker.load().set().members() {
+        let set = self.picker.load().set().clone();
+        for member in set.members() {
             limit(&member.endpoint, policy);
+        }
+        if old.health_check != policy.health_check || old.protocol != policy.protocol {
+            // Who takes calls already does so until checks say otherwise.
+            self.checks.follow(self, &set, policy, true, |_| false);
         }
         self.shared.limits.reconfigure(&policy.limits);
         self.shared.budget.reconfigure(&policy.budget);
@@ -223,10 +232,18 @@ impl Destination {
 
     /// Waits until discovery has spoken for the first time. Does not read anything but a flag from
     /// then on.
+    /// Where health checks decide who may be picked, waits for the first of them as well.
     pub(crate) async fn resolved(&self) {
         let mut resolution = self.resolution.subscribe();
         // An error means that the sender is gone, and it lives in `self`.
         let _ = resolution.wait_for(|seen| !matches!(seen, Resolution::Waiting)).await;
+        loop {
+            let seen = self.checks.seen();
+            if !self.awaits_check() {
+                return;
+            }
+            seen.await;
+        }
     }
 
     /// Chooses an endpoint that this call has not tried, if there is one.
@@ -234,6 +251,7 @@ impl Destination {
         let picker = self.picker.load();
         match picker.pick(args, &mut || fastrand::u64(..)) {
             Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
+            Err(NoPick::AllOut { .. }) if self.awaits_check() => Err(Unpicked::Unresolved),
             Err(NoPick::AllOut { example, .. }) => {
                 Err(Unpicked::Final(self.all_out(picker.set(), &example)))
             }
@@ -358,7 +376,7 @@ impl Destination {
 
     /// Takes over what discovery says, if `generation` is the task in charge. With `afresh`,
     /// endpoints get new connections and lose their history.
-    fn update(&self, generation: u64, afresh: bool, specs: Vec<EndpointSpec>) {
+    fn update(self: &Arc<Self>, generation: u64, afresh: bool, specs: Vec<EndpointSpec>) {
         let source = self.source.lock();
         if source.generation != generation {
             return;
@@ -379,6 +397,7 @@ impl Destination {
             limit(&member.endpoint, &policy);
             member.endpoint.connections.declared(member.spec.declared, now);
         }
+        self.check(&policy, old.set(), &set, afresh);
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
         self.picker.store(self.picker_of(set, &policy));
@@ -436,7 +455,7 @@ fn is_tls(error: &Error) -> bool {
 
 /// Why there is no endpoint for an attempt.
 pub(crate) enum Unpicked {
-    /// Discovery has not spoken yet: worth waiting for.
+    /// Discovery has not spoken yet, or no check has ended: worth waiting for.
     Unresolved,
     /// There is none.
     Final(Error),

@@ -15,6 +15,7 @@ pub mod deadline;
 mod destination;
 mod fields;
 mod filter;
+mod health_check;
 mod integrations;
 pub mod limit;
 pub mod listen;

@@ -11,6 +11,9 @@
 //! | dropped without a head, its time over | a timeout |
 //! | dropped before the end otherwise | only that it ended: the caller went away |
 //!
+//! Where the destination's health is checked, a head may also say that the endpoint takes itself out
+//! (`x-envoy-immediate-health-check-fail`).
+//!
 //! The ticket of a connection that is upgraded to another protocol lasts as long as the connection.
 //!
 //! A failure enters the load as a penalty (5 s, or what the server asked for) instead of its
@@ -20,6 +23,7 @@
 use crate::call::Call;
 use crate::clock;
 use crate::destination::{Destination, Endpoint};
+use crate::health_check::IMMEDIATE_FAIL;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -94,6 +98,11 @@ impl Ticket {
     pub(crate) fn head<B>(&mut self, response: &Response<B>) -> Outcome {
         self.answered = true;
         let now = clock::now();
+        if self.call.policy.health_check.is_some()
+            && response.headers().contains_key(IMMEDIATE_FAIL)
+        {
+            self.destination.failed_itself(&self.endpoint);
+        }
         let outcome = if self.call.grpc {
             match GrpcCode::from_headers(response.headers()) {
                 Some(code) => Outcome::of_grpc(code),

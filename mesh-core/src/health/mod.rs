@@ -236,6 +236,12 @@ impl Health {
         self.flags.load(Relaxed) & NOT_WELL == 0
     }
 
+    /// Whether it is not well because no health check has passed or failed yet.
+    #[must_use]
+    pub fn is_unchecked(&self) -> bool {
+        !self.is_well() && self.cause.load(Relaxed) == Cause::Unchecked.pack()
+    }
+
     /// It is not well, as far as health checks know: by [`Cause::Unchecked`] until the first one
     /// has passed. True if it was well before.
     pub fn set_not_well(&self, now: Timestamp, cause: Cause) -> bool {

@@ -79,6 +79,8 @@ pub struct Config {
     pub max_ejection_percent: u8,
     /// Whether one endpoint may be out whatever the share. true.
     pub always_eject_one: bool,
+    /// Whether a successful active health check ends an ejection. true.
+    pub successful_active_health_check_uneject_host: bool,
     /// Percent of success rate detections that eject; 0 turns it off. 100.
     #[serde(deserialize_with = "percent::deserialize")]
     #[schemars(with = "percent::Number")]
@@ -119,6 +121,7 @@ impl Default for Config {
             max_ejection_time_jitter: Duration::ZERO,
             max_ejection_percent: 50,
             always_eject_one: true,
+            successful_active_health_check_uneject_host: true,
             enforcing_success_rate: 100,
             success_rate_minimum_hosts: 5,
             success_rate_request_volume: 100,
@@ -422,6 +425,20 @@ impl Detector {
         let duration =
             health.eject(now, allowed, reason, |n| self.config.ejection_time(n, draw))?;
         Some(Ejection { endpoint: id.clone(), reason, duration })
+    }
+
+    /// An active health check has succeeded: ends an ejection, if the endpoint is well by its
+    /// checks and the settings say so. True if it was ejected.
+    pub fn check_passed<C>(&self, endpoint: &Endpoint<C>, now: Timestamp) -> bool {
+        let health = endpoint.health();
+        if !health.is_ejected()
+            || !health.is_well()
+            || !self.config.successful_active_health_check_uneject_host
+        {
+            return false;
+        }
+        health.counts.end_rows();
+        health.readmit(now)
     }
 
     /// Puts back whose time is over, and compares the endpoints by their calls since the last

@@ -150,6 +150,18 @@ impl Connections {
         self
     }
 
+    /// Connections of their own to the same endpoint, for what is no call: under no caps, one
+    /// without a request kept, and kept until it breaks. HTTP/2 is asked for a sign of life every
+    /// `keepalive`, if it is not more often.
+    pub(crate) fn apart(&self, keepalive: Duration) -> Self {
+        let mut settings = Settings::clone(&self.settings);
+        settings.idle_timeout = Duration::ZERO;
+        settings.max_idle = 1;
+        let often = settings.http2_keepalive_interval.map_or(keepalive, |own| own.min(keepalive));
+        settings.http2_keepalive_interval = Some(often);
+        Self::new(self.addresses.clone(), self.hostname.clone(), Arc::new(settings))
+    }
+
     fn permits(&self, kind: Kind) -> Result<Option<Permits>, Error> {
         self.caps.as_ref().map(|caps| caps.acquire(kind)).transpose()
     }

@@ -18,6 +18,7 @@
 //! | `mesh.lb.picks` | `mesh.destination` | endpoints picked |
 //! | `mesh.lb.endpoints` | `mesh.destination`, `state` | endpoints by state, now |
 //! | `mesh.lb.ejections` | `mesh.destination` | endpoints ejected by outlier detection |
+//! | `mesh.health_check.results` | `mesh.destination`, `result` = success, or why it failed: status, grpc_status, not_serving, immediate_fail, connect, timeout, reset, garbage, too_long | active health checks |
 //! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
@@ -31,6 +32,7 @@
 //! Source: OpenTelemetry semantic conventions for HTTP and RPC metrics.
 
 use super::histogram::{Codes, End, Grid, MethodLabel};
+use mesh_core::health::check::Cause;
 use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -198,6 +200,8 @@ pub struct DestinationMetrics {
     budget_exhausted: AtomicU64,
     picks: AtomicU64,
     ejections: AtomicU64,
+    checks_passed: AtomicU64,
+    checks_failed: [AtomicU64; Cause::WORDS.len()],
     breaker: [AtomicU64; BreakerState::ALL.len()],
     shed: ByKind,
     observe: Mutex<Option<Weak<dyn Observe>>>,
@@ -236,6 +240,8 @@ impl DestinationMetrics {
             budget_exhausted: AtomicU64::new(0),
             picks: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: Default::default(),
             breaker: Default::default(),
             shed: ByKind::default(),
             observe: Mutex::new(None),
@@ -288,6 +294,19 @@ impl DestinationMetrics {
         self.ejections.fetch_add(1, Relaxed);
     }
 
+    /// An active health check ended, or an answer took the place of one.
+    pub fn checked(&self, seen: Result<(), Cause>) {
+        let count = match seen {
+            Ok(()) => &self.checks_passed,
+            Err(cause) => {
+                let known = Cause::WORDS.iter().position(|word| *word == cause.as_str());
+                let Some(count) = known.and_then(|at| self.checks_failed.get(at)) else { return };
+                count
+            }
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
     /// A breaker came into a state.
     pub fn breaker_changed(&self, to: BreakerState) {
         self.breaker[to as usize].fetch_add(1, Relaxed);
@@ -330,6 +349,15 @@ impl DestinationMetrics {
         BreakerState::ALL
             .into_iter()
             .map(|state| (state, self.breaker[state as usize].load(Relaxed)))
+    }
+
+    /// How often active health checks ended, by result: `success`, or why not. What never occurred
+    /// is left out.
+    pub fn checks(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let passed = ("success", self.checks_passed.load(Relaxed));
+        let failed = self.checks_failed.iter().map(|count| count.load(Relaxed));
+        let failed = Cause::WORDS.into_iter().zip(failed);
+        std::iter::once(passed).chain(failed).filter(|(_, count)| *count > 0)
     }
 
     /// How often calls were refused before they were sent, by kind; kinds that never occurred

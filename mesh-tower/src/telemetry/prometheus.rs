@@ -259,6 +259,17 @@ fn counters(
         }
     }
     let mut family = encoder.encode_descriptor(
+        "mesh_health_check_results",
+        "Active health checks by result",
+        None,
+        MetricType::Counter,
+    )?;
+    for destination in destinations {
+        for (result, count) in destination.checks() {
+            counter(&mut family, &vec![named(destination), ("result", result)], count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
         "mesh_shed",
         "Calls refused before they were sent",
         None,
@@ -358,6 +369,7 @@ mod tests {
     use super::*;
     use crate::telemetry::{BreakerState, Observe, Observed};
     use http::{Method, StatusCode};
+    use mesh_core::health::check::Cause;
     use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
     use std::io::Write;
     use std::process::{Command, Stdio};
@@ -383,6 +395,8 @@ mod tests {
         inventory.retried();
         inventory.shed(ErrorKind::Overflow);
         inventory.breaker_changed(BreakerState::Open);
+        inventory.checked(Ok(()));
+        inventory.checked(Err(Cause::Status(503)));
         metrics.destination("na\"me\\").picked();
         metrics.server().request_ended(&Method::GET, End::Status(StatusCode::OK), took);
         metrics.server().rpc_ended(GrpcCode::OK, took);
@@ -425,6 +439,8 @@ mod tests {
             "mesh_lb_endpoints{mesh_destination=\"inventory\",state=\"ejected\"} 1",
             "mesh_retry_budget_remaining{mesh_destination=\"inventory\"} 97",
             "mesh_breaker_transitions_total{mesh_destination=\"inventory\",state=\"open\"} 1",
+            "mesh_health_check_results_total{mesh_destination=\"inventory\",result=\"success\"} 1",
+            "mesh_health_check_results_total{mesh_destination=\"inventory\",result=\"status\"} 1",
             "mesh_shed_total{mesh_destination=\"inventory\",mesh_flag=\"upstream_overflow\"} 1",
             "mesh_lb_picks_total{mesh_destination=\"na\\\"me\\\\\"} 1",
             "# TYPE mesh_calls_total counter",

@@ -7,6 +7,7 @@ mod down;
 mod filters;
 #[cfg(feature = "tonic")]
 mod grpc;
+mod health;
 mod limits;
 mod load;
 mod names;

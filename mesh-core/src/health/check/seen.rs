@@ -86,6 +86,20 @@ impl Cause {
         matches!(self, Self::Status(_) | Self::Grpc(_) | Self::NotServing(_) | Self::ImmediateFail)
     }
 
+    /// All words that [`Cause::as_str`] gives.
+    pub const WORDS: [&'static str; 10] = [
+        "unchecked",
+        "status",
+        "grpc_status",
+        "not_serving",
+        "immediate_fail",
+        "connect",
+        "timeout",
+        "reset",
+        "garbage",
+        "too_long",
+    ];
+
     /// The word for labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

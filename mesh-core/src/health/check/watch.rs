@@ -60,6 +60,12 @@ impl Watch {
         Self { silent: 0, heard: false }
     }
 
+    /// Whether the call under way has brought a message.
+    #[must_use]
+    pub const fn has_heard(&self) -> bool {
+        self.heard
+    }
+
     /// Takes in what was heard: whether the endpoint is well, and what to do.
     pub fn record(
         &mut self,
@@ -142,9 +148,9 @@ mod tests {
     fn a_message_resets_the_back_off_and_the_next_try_is_at_once() {
         let mut watch = Watch::new();
         let lost = Heard::Lost(Cause::Reset);
-        watch.record(lost, MAX, &mut middle);
-        watch.record(lost, MAX, &mut middle);
-        watch.record(Heard::Status(Serving::Serving), MAX, &mut middle);
+        for heard in [lost, lost, Heard::Status(Serving::Serving)] {
+            let _ = watch.record(heard, MAX, &mut middle);
+        }
         let mut next = || watch.record(lost, MAX, &mut middle).1;
         assert_eq!(next(), Next::AskAfter(Duration::ZERO));
         assert_eq!(next(), Next::AskAfter(Duration::from_secs(1)));

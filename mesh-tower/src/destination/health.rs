@@ -1,0 +1,85 @@
+//! Health of a destination's endpoints, as checks and answers tell it.
+
+use super::{Destination, Endpoint};
+use crate::clock;
+use crate::health_check::Checks;
+use crate::workers::Workers;
+use mesh_core::health::check::Cause;
+use mesh_core::{EndpointId, EndpointSet, Member, Policy, Timestamp};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+impl Destination {
+    /// Where background work is done.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.environment.runtime
+    }
+
+    /// Whether it was ever called.
+    pub(crate) fn was_called(&self) -> bool {
+        self.shared.metrics.counts().picks > 0
+    }
+
+    pub(crate) const fn checks(&self) -> &Checks {
+        &self.checks
+    }
+
+    /// Checks the endpoints of a set that takes the place of `old`. With `afresh` the endpoints
+    /// are those of before, reached in another way.
+    pub(super) fn check(
+        self: &Arc<Self>,
+        policy: &Arc<Policy>,
+        old: &EndpointSet<Workers>,
+        set: &EndpointSet<Workers>,
+        afresh: bool,
+    ) {
+        if policy.health_check.is_none() {
+            return;
+        }
+        let known: HashMap<&EndpointId, &Member<Workers>> =
+            old.members().iter().map(|member| (member.endpoint.id(), member)).collect();
+        self.checks.follow(self, set, policy, false, |member| {
+            known.get(member.endpoint.id()).is_none_or(|known| {
+                if afresh {
+                    !known.endpoint.health().is_well()
+                } else {
+                    !Arc::ptr_eq(&known.endpoint, &member.endpoint)
+                }
+            })
+        });
+    }
+
+    /// Takes over what a check saw, beyond whether the endpoint is well.
+    pub(crate) fn checked(&self, endpoint: &Endpoint, seen: Result<(), Cause>, now: Timestamp) {
+        self.shared.metrics.checked(seen);
+        if seen.is_ok() && self.detector.load().check_passed(endpoint, now) {
+            tracing::info!(
+                "mesh.destination" = &*self.label,
+                "mesh.endpoint" = %endpoint.id(),
+                "endpoint readmitted: its health check succeeded",
+            );
+        }
+    }
+
+    /// One of the endpoint's answers said that it is to be taken out.
+    #[cold]
+    pub(crate) fn failed_itself(&self, endpoint: &Endpoint) {
+        self.shared.metrics.checked(Err(Cause::ImmediateFail));
+        if endpoint.health().set_not_well(clock::now(), Cause::ImmediateFail) {
+            tracing::warn!(
+                "mesh.destination" = &*self.label,
+                "mesh.endpoint" = %endpoint.id(),
+                "endpoint unhealthy: {}", Cause::ImmediateFail,
+            );
+        }
+    }
+
+    /// Whether no endpoint can be picked, and the first check of one is still under way.
+    pub(super) fn awaits_check(&self) -> bool {
+        let picker = self.picker.load();
+        let members = picker.set().members();
+        members.iter().any(|member| member.endpoint.health().is_unchecked())
+            && !members.iter().any(|member| member.endpoint.is_selectable())
+    }
+}

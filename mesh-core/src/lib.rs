@@ -5,7 +5,9 @@
 //! or opens a socket: `now: Timestamp` and `draw: &mut impl Draw` are arguments, so that a plain
 //! function call reproduces every decision.
 
+pub mod concurrency;
 pub mod config;
+pub mod criticality;
 pub mod deadline;
 mod draw;
 mod endpoint;
@@ -21,6 +23,7 @@ pub mod pick;
 pub mod policy;
 pub mod retry;
 pub mod route;
+pub mod shed;
 pub mod snapshot;
 mod spiffe;
 mod swap;

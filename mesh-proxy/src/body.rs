@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_tower::BoxError;
-use mesh_tower::server::Place;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -85,8 +84,6 @@ pin_project! {
         source: Source<B>,
         // Told when the body ends or is dropped.
         served: Option<Served>,
-        // Given back when the body is over; `None` while calls are not counted.
-        place: Option<Place>,
     }
 }
 
@@ -102,13 +99,12 @@ pin_project! {
 impl<B> ResponseBody<B> {
     /// Of an answer of our own.
     pub(crate) const fn own(bytes: Bytes, served: Served) -> Self {
-        Self { source: Source::Own { bytes }, served: Some(served), place: None }
+        Self { source: Source::Own { bytes }, served: Some(served) }
     }
 
-    /// The endpoint's, whose call keeps its place until the body is over. What is `None` has been
-    /// told already.
-    pub(crate) const fn endpoint(body: B, served: Option<Served>, place: Option<Place>) -> Self {
-        Self { source: Source::Endpoint { body }, served, place }
+    /// The endpoint's. What is `None` has been told already.
+    pub(crate) const fn endpoint(body: B, served: Option<Served>) -> Self {
+        Self { source: Source::Endpoint { body }, served }
     }
 }
 

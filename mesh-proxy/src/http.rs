@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! hyper ─► refused by the gate? ─► hygiene ─► server policy ─► stack ─► hygiene ─► hyper
-//!               │ 400                │ 4xx      │ 503           │ error: the answer that tells of it
+//!               │ 400                │ 4xx      │ waits, 503    │ error: the answer that tells of it
 //!               └────────────────────┴──────────┴───────────────┴─► close, where the framing is in doubt
 //! ```
 //!
 //! The stack is any tower service that takes a [`Body`](mesh_tower::Body): the mesh's channel, with the
-//! connections of this worker. It is called in place, once per request: no clone, no box, no task.
+//! connections of this worker. It is called in place, once per request: no clone, no box, no task,
+//! but for a request that has to wait for a place.
 //!
 //! A panic below ends that request with 500, and nothing else.
 
@@ -28,9 +29,9 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use mesh_core::{Error, ErrorKind};
 use mesh_tower::call::Begun;
-use mesh_tower::server::Place;
+use mesh_tower::server::{Admitted, Place, Waiting};
 use mesh_tower::telemetry::ServerMetrics;
-use mesh_tower::{Body, Channel, answer};
+use mesh_tower::{Body, Channel, answer, clock};
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -39,11 +40,11 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tower_service::Service;
 
 /// What requests are handed to.
-pub(crate) trait Stack: Service<Request<Body>> {
+pub(crate) trait Stack: Service<Request<Body>> + Clone {
     /// As `call`, where the head was looked at when the request came.
     fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> Self::Future;
 }
@@ -102,11 +103,11 @@ impl<S, B> Handler<S>
 where
     S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error>,
 {
-    fn start(&self, mut request: Request<Incoming>) -> Answer<S::Future, B> {
+    fn start(&self, mut request: Request<Incoming>) -> Answer<S, B> {
         let number = self.count.get() + 1;
         self.count.set(number);
         let http1 = request.version() != Version::HTTP_2;
-        let served = Served::begin(&self.common, &request, self.client);
+        let mut served = Served::begin(&self.common, &request, self.client);
         let close = self.common.draining.has_started();
         let checked = match self.watch.refusal(number).filter(|_| http1) {
             // Counted when the connection ends, as all that the gate finds.
@@ -123,8 +124,13 @@ where
             Some(own) => own.receive(&mut request, served.begun().started),
             None => Ok(None),
         };
-        let place = match received {
-            Ok(place) => place,
+        let waiting = match received {
+            Ok(None) => None,
+            Ok(Some(Admitted::Served(place))) => {
+                served.admitted(place);
+                None
+            }
+            Ok(Some(Admitted::Waits(waiting))) => Some(waiting),
             Err(error) => return self.answer(&error, None, served, close && http1),
         };
         let switch = (asks == Asks::Upgrade).then(|| hyper::upgrade::on(&mut request));
@@ -140,28 +146,28 @@ where
             upload = Some(handle);
             Body::new(body)
         });
-        let calling = || self.stack.borrow_mut().call_begun(request, served.begun());
-        match catch_unwind(AssertUnwindSafe(calling)) {
-            Ok(calling) => Answer::Calling {
-                calling,
-                rest: Rest {
-                    upload,
-                    number,
-                    switch,
-                    place,
-                    watch: Arc::clone(&self.watch),
-                    served: Some(served),
-                    close: close && http1,
-                    http1,
-                    yielded: false,
-                },
-            },
-            Err(_) => Answer::Ready { response: Some(panicked(served, http1)) },
+        let begun = served.begun();
+        let rest = Rest {
+            upload,
+            number,
+            switch,
+            watch: Arc::clone(&self.watch),
+            served: Some(served),
+            close: close && http1,
+            http1,
+            yielded: false,
+        };
+        match waiting {
+            None => Answer::call(&mut *self.stack.borrow_mut(), request, begun, rest),
+            Some(waiting) => {
+                let stack = self.stack.borrow().clone();
+                Answer::Waiting { queued: Some(Box::new(Queued { waiting, stack, request, rest })) }
+            }
         }
     }
 
     /// The answer to a request that must not go further, after which the connection ends.
-    fn refuse(&self, refusal: &Refusal, served: Served, http1: bool) -> Answer<S::Future, B> {
+    fn refuse(&self, refusal: &Refusal, served: Served, http1: bool) -> Answer<S, B> {
         let error = Error::new(ErrorKind::CallerProtocol, refusal.message.clone());
         self.answer(&error, Some(refusal.status), served, http1)
     }
@@ -173,7 +179,7 @@ where
         status: Option<StatusCode>,
         served: Served,
         close: bool,
-    ) -> Answer<S::Future, B> {
+    ) -> Answer<S, B> {
         self.watch.decide(self.count.get(), false);
         Answer::Ready { response: Some(respond(error, status, served, close)) }
     }
@@ -221,7 +227,7 @@ where
 {
     type Response = Response<ResponseBody<B>>;
     type Error = Infallible;
-    type Future = Answer<S::Future, B>;
+    type Future = Answer<S, B>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.start(request)
@@ -231,12 +237,25 @@ where
 pin_project! {
     /// The answer to one request.
     #[project = AnswerProject]
-    pub(crate) enum Answer<F, B> {
+    pub(crate) enum Answer<S, B>
+    where
+        S: Service<Request<Body>>,
+    {
         /// Made by us.
         Ready { response: Option<Response<ResponseBody<B>>> },
+        /// To be made by the stack, once there is a place for the request.
+        Waiting { queued: Option<Box<Queued<S>>> },
         /// Made by the stack.
-        Calling { #[pin] calling: F, rest: Rest },
+        Calling { #[pin] calling: S::Future, rest: Rest },
     }
+}
+
+/// A request that waits for a place, and what it goes to then.
+pub(crate) struct Queued<S> {
+    waiting: Waiting,
+    stack: S,
+    request: Request<Body>,
+    rest: Rest,
 }
 
 /// What is needed when the stack has answered.
@@ -245,8 +264,6 @@ pub(crate) struct Rest {
     /// The request's own, for the gate.
     number: u64,
     switch: Option<OnUpgrade>,
-    /// The call's, among those being served.
-    place: Option<Place>,
     watch: Arc<Watch>,
     /// Gone once there is an answer.
     served: Option<Served>,
@@ -256,19 +273,62 @@ pub(crate) struct Rest {
     yielded: bool,
 }
 
-impl<F, B> Future for Answer<F, B>
+impl<S, B> Answer<S, B>
 where
-    F: Future<Output = Result<Response<B>, Error>>,
+    S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error>,
+{
+    /// Hands a request to the stack.
+    fn call(stack: &mut S, request: Request<Body>, begun: Begun, rest: Rest) -> Self {
+        match catch_unwind(AssertUnwindSafe(|| stack.call_begun(request, begun))) {
+            Ok(calling) => Self::Calling { calling, rest },
+            Err(_) => {
+                let http1 = rest.http1;
+                Self::Ready { response: rest.served.map(|served| panicked(served, http1)) }
+            }
+        }
+    }
+
+    /// A request that waited has a place, or is refused.
+    fn decided(queued: Queued<S>, decided: Result<Place, Error>) -> Self {
+        let Queued { mut stack, request, mut rest, .. } = queued;
+        let Some(mut served) = rest.served.take() else { return Self::Ready { response: None } };
+        match decided {
+            Ok(place) => {
+                served.admitted(place);
+                let mut begun = served.begun();
+                // The wait was not the endpoint's.
+                begun.started = clock::now();
+                rest.served = Some(served);
+                Self::call(&mut stack, request, begun, rest)
+            }
+            Err(shed) => {
+                served.common().metrics.shed(shed.kind());
+                Self::Ready { response: Some(rest.failed(&shed, served)) }
+            }
+        }
+    }
+}
+
+impl<S, B> Future for Answer<S, B>
+where
+    S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error>,
     B: http_body::Body,
 {
     type Output = Result<Response<ResponseBody<B>>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let AnswerProject::Waiting { queued } = self.as_mut().project() {
+            let Some(waiting) = queued else { return Poll::Pending };
+            let decided = ready!(Pin::new(&mut waiting.waiting).poll(cx));
+            let Some(waited) = queued.take() else { return Poll::Pending };
+            self.set(Self::decided(*waited, decided));
+        }
         match self.project() {
             AnswerProject::Ready { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
+            AnswerProject::Waiting { .. } => Poll::Pending,
             AnswerProject::Calling { calling, rest } => {
                 // Not before every client that is ready was read: requests then leave in a row, and
                 // an endpoint is woken once for many of them instead of once for each.
@@ -290,9 +350,8 @@ where
                     Poll::Ready(Err(error)) => return Poll::Ready(Ok(rest.failed(error, served))),
                     Poll::Pending => return Poll::Ready(Ok(panicked(served, rest.http1))),
                 };
-                let place = rest.place.take();
                 let Poll::Ready(Ok(response)) = polled else { return Poll::Pending };
-                let response = response.map(|body| ResponseBody::endpoint(body, served, place));
+                let response = response.map(|body| ResponseBody::endpoint(body, served));
                 Poll::Ready(Ok(response))
             }
         }
@@ -313,7 +372,7 @@ impl Rest {
             if let (Some(endpoint), true) = (endpoint, switching) {
                 let counters = Arc::clone(&served.common().counters);
                 let guards =
-                    (served.common().draining.enter(), counters.enter(), self.place.take());
+                    (served.common().draining.enter(), counters.enter(), served.take_place());
                 let watch = Arc::clone(&self.watch);
                 tokio::spawn(async move {
                     tunnel::upgraded(client, endpoint, &watch, &counters).await;

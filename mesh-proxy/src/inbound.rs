@@ -2,29 +2,35 @@
 //!
 //! There is one [`Inbound`] for each service that is listened for, and one for all inbound listeners
 //! without a service, which go by the policy of the mesh. Workers and listeners share it, so
-//! `maxRequests` is one count.
+//! `maxRequests` is one count, and there is one queue.
 //!
 //! | of the policy | here |
 //! |---|---|
-//! | `maxRequests` | a call above it is refused with [`ErrorKind::Shed`](mesh_core::ErrorKind::Shed); a place is kept until the response body, or the upgraded connection, is over |
+//! | `maxRequests`, `adaptiveConcurrency` | a call above the limit is refused with [`ErrorKind::Shed`](mesh_core::ErrorKind::Shed); a place is kept until the response body, or the upgraded connection, is over |
+//! | `shedding` | such a call waits for a short time; the least critical is refused first |
+//! | `criticality` | told to the endpoint with calls that do not say, or are not believed |
 //! | `timeout` | the call's [`Expiry`]: up to the end of the response body, and told to the endpoint |
-//! | `trustCallers: false` | deadline and trace of the caller end here |
+//! | `trustCallers: false` | deadline, criticality and trace of the caller end here |
 //! | `drainTimeout` | bounds the drain, where no flag does; the longest counts |
 //!
 //! Connections that are not HTTP carry no calls: only `drainTimeout` means anything to them.
 //!
-//! Cost: a policy that asks nothing of calls costs a look at a flag. A place is two counts.
+//! Cost: a policy that asks nothing of calls costs a look at a flag. A place is two counts; one
+//! that was waited for a box and a lock besides.
 //! Order: after hygiene, so that only requests which could be served take a place; above the
 //! channel, whose deadline layer keeps the expiry.
 
 use crate::config::Wanted;
 use ::http::{HeaderName, Request};
 use mesh_core::config::ServerPolicy;
-use mesh_core::deadline::{EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout};
+use mesh_core::criticality::{CRITICALITY, Criticality};
+use mesh_core::deadline::{
+    EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout, parse_grpc_timeout,
+};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::trace_context::TRACEPARENT;
 use mesh_core::{DestinationName, Error, Swap, Timestamp};
-use mesh_tower::server::{Admission, Place};
+use mesh_tower::server::{Admission, Admitted};
 use mesh_tower::telemetry::ServerMetrics;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -32,12 +38,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What a caller says of deadline and trace. Many servers read `_` as `-`; hygiene has removed
+/// What a caller says of deadline, criticality and trace. Many servers read `_` as `-`; hygiene has removed
 /// the other names that this could concern.
-const CALLERS: [HeaderName; 6] = [
+const CALLERS: [HeaderName; 8] = [
     GRPC_TIMEOUT,
     HeaderName::from_static("grpc_timeout"),
     EXPECTED_TIMEOUT,
+    CRITICALITY,
+    HeaderName::from_static("x_mesh_criticality"),
     TRACEPARENT,
     HeaderName::from_static("tracestate"),
     HeaderName::from_static("baggage"),
@@ -58,19 +66,22 @@ impl Inbound {
         Self {
             asks: asks(policy).into(),
             policy: Arc::clone(policy).into(),
-            admission: Arc::default(),
+            admission: Arc::new(Admission::new(policy)),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// Puts a policy in force, from the next call on.
     fn set(&self, policy: &Arc<ServerPolicy>) {
-        self.policy.store_shared(Arc::clone(policy));
+        if **policy != *self.policy.load() {
+            self.policy.store_shared(Arc::clone(policy));
+            self.admission.reconfigure(policy);
+        }
         self.asks.store(asks(policy), Relaxed);
     }
 
-    /// Applies the policy to a call that began at `started`; what is returned is to be kept until
-    /// the call is over.
+    /// Applies the policy to a call that began at `started`; a place that is returned is to be kept
+    /// until the call is over. `None`: calls are not counted.
     ///
     /// # Errors
     /// When as many calls are being served as may be. Calls that began while there was no limit
@@ -79,7 +90,7 @@ impl Inbound {
         &self,
         request: &mut Request<B>,
         started: Timestamp,
-    ) -> Result<Option<Place>, Error> {
+    ) -> Result<Option<Admitted>, Error> {
         if self.asks.load(Relaxed) { self.apply(request, started) } else { Ok(None) }
     }
 
@@ -87,32 +98,51 @@ impl Inbound {
         &self,
         request: &mut Request<B>,
         started: Timestamp,
-    ) -> Result<Option<Place>, Error> {
+    ) -> Result<Option<Admitted>, Error> {
         let policy = self.policy.load();
-        let place = match policy.max_requests {
-            Some(limit) => {
-                let place = self.admission.admit(Some(limit));
-                Some(place.inspect_err(|shed| self.metrics.shed(shed.kind()))?)
-            }
-            None => None,
-        };
+        let headers = request.headers_mut();
         if !policy.trust_callers {
             for name in CALLERS {
-                request.headers_mut().remove(name);
+                headers.remove(name);
             }
         }
+        if let Some(criticality) = policy.criticality {
+            headers.entry(CRITICALITY).or_insert_with(|| criticality.to_value());
+        }
         if let Some(own) = policy.timeout {
-            let told = request.headers().get(EXPECTED_TIMEOUT);
+            let told = headers.get(EXPECTED_TIMEOUT);
             let told = told.and_then(|told| parse_expected_timeout(told.as_bytes()).ok()?);
             let timeout = told.map_or(own, |told| told.min(own));
             request.extensions_mut().insert(Expiry(started + timeout));
         }
-        Ok(place)
+        if policy.max_requests.is_none() && policy.adaptive_concurrency.is_none() {
+            return Ok(None);
+        }
+        let told = request.headers().get(CRITICALITY);
+        let criticality = told.and_then(|told| Criticality::parse(told.as_bytes()));
+        let expiry = expiry(request, started);
+        let admitted = self.admission.admit(started, criticality.unwrap_or_default(), expiry);
+        admitted.map(Some).inspect_err(|shed| self.metrics.shed(shed.kind()))
     }
 }
 
+/// When the caller, or the policy, gives up the call.
+fn expiry<B>(request: &Request<B>, started: Timestamp) -> Option<Expiry> {
+    let headers = request.headers();
+    let expected = headers.get(EXPECTED_TIMEOUT);
+    let expected = expected.and_then(|told| parse_expected_timeout(told.as_bytes()).ok()?);
+    let grpc = headers.get(GRPC_TIMEOUT).filter(|_| mesh_core::is_grpc(headers));
+    let grpc = grpc.and_then(|told| parse_grpc_timeout(told.as_bytes()).ok());
+    let told = [expected, grpc].into_iter().flatten().min();
+    Expiry::child(request.extensions().get().copied(), started, told)
+}
+
 fn asks(policy: &ServerPolicy) -> bool {
-    policy.max_requests.is_some() || policy.timeout.is_some() || !policy.trust_callers
+    policy.max_requests.is_some()
+        || policy.adaptive_concurrency.is_some()
+        || policy.criticality.is_some()
+        || policy.timeout.is_some()
+        || !policy.trust_callers
 }
 
 /// The policies of all inbound listeners.
@@ -192,10 +222,11 @@ mod tests {
         request
     }
 
-    const TOLD: [(&str, &str); 8] = [
+    const TOLD: [(&str, &str); 9] = [
         ("grpc-timeout", "1S"),
         ("grpc_timeout", "1S"),
         ("x-envoy-expected-rq-timeout-ms", "40"),
+        ("x-mesh-criticality", "SHEDDABLE"),
         ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         ("tracestate", "a=1"),
         ("tracestate", "b=2"),

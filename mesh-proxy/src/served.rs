@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use mesh_core::{Error, ErrorKind, GrpcCode};
 use mesh_tower::call::Begun;
+use mesh_tower::server::Place;
 use mesh_tower::telemetry::{End, MethodLabel};
 use mesh_tower::{BoxError, clock};
 use std::fmt;
@@ -45,6 +46,8 @@ pub(crate) struct Served {
     /// All of the answer has been handed over; if not, the client went away.
     complete: bool,
     line: Option<Box<access_log::Line>>,
+    /// The call's, among those being served; `None` while calls are not counted.
+    place: Option<Place>,
 }
 
 impl Served {
@@ -61,7 +64,18 @@ impl Served {
             own: false,
             complete: false,
             line: common.log.as_ref().map(|log| log.line(request, client)),
+            place: None,
         }
+    }
+
+    /// It has a place, to be given back when it is over.
+    pub(crate) fn admitted(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// The place, for what goes on when the answer is over.
+    pub(crate) const fn take_place(&mut self) -> Option<Place> {
+        self.place.take()
     }
 
     /// What its head said when it was here.
@@ -124,9 +138,13 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let took = clock::now().since(self.begun.started);
+        let now = clock::now();
+        let took = now.since(self.begun.started);
         let gone = !self.complete && self.error.is_none();
         let error = if gone { Some(ErrorKind::CallerGone) } else { self.error };
+        if let (Some(place), None) = (&self.place, error) {
+            place.answered(now);
+        }
         let end = match (error, self.status) {
             (Some(kind), Some(status)) if self.own => End::Answered(kind, status),
             (Some(kind), _) => End::Error(kind),

@@ -1,6 +1,8 @@
 //! Server policy: how a service receives calls.
 
 use super::span;
+use crate::criticality::Criticality;
+use crate::{concurrency, shed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -15,11 +17,24 @@ pub struct ServerPolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_requests: Option<u32>,
+    /// Finds the limit of calls served at once by their latency; `maxRequests` bounds it besides.
+    /// Off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<concurrency::Config>,
+    /// Lets calls above the limit wait for a short time instead of refusing them at once, and sheds
+    /// the least critical first. Needs a limit. Off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shedding: Option<shed::Config>,
+    /// How critical a call is that does not say so, or is not believed: what an overload sheds
+    /// first. As `Critical`, without telling further hops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub criticality: Option<Criticality>,
     /// Longest a call may be served. Not limited.
     #[serde(with = "span::optional", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<span::Text>")]
     pub timeout: Option<Duration>,
-    /// Whether deadline and trace that callers send are taken over; false at an edge. true.
+    /// Whether deadline, criticality and trace that callers send are taken over; false at an edge.
+    /// true.
     pub trust_callers: bool,
     /// How long calls in flight may take to end when the server stops. 30 s.
     #[serde(with = "span")]
@@ -31,6 +46,9 @@ impl Default for ServerPolicy {
     fn default() -> Self {
         Self {
             max_requests: None,
+            adaptive_concurrency: None,
+            shedding: None,
+            criticality: None,
             timeout: None,
             trust_callers: true,
             drain_timeout: Duration::from_secs(30),

@@ -1,12 +1,13 @@
 //! What the calls of a handler inherit from the request it serves.
 //!
 //! [`ServerLayer`](super::ServerLayer) keeps a [`Context`] as a task-local while it polls the
-//! handler and its response body. A [`Channel`](crate) reads it, so the remaining deadline and
-//! the trace reach the next hop without the user passing anything. A task that the handler
+//! handler and its response body. A [`Channel`](crate) reads it, so the remaining deadline, the
+//! criticality and the trace reach the next hop without the user passing anything. A task that the handler
 //! spawns has none; hand it over with [`Context::scope`].
 
 use crate::listen::Peer;
 use http::HeaderValue;
+use mesh_core::criticality::Criticality;
 use mesh_core::deadline::Expiry;
 use mesh_core::trace_context::TraceContext;
 use std::future::Future;
@@ -32,6 +33,8 @@ tokio::task_local! {
 pub struct Context {
     /// When the caller stops waiting.
     pub expiry: Option<Expiry>,
+    /// How critical the request is, if it or the server's policy says so.
+    pub criticality: Option<Criticality>,
     /// The span that further calls are children of: the server's own if it is recorded, else
     /// the caller's.
     pub trace: Option<TraceContext>,

@@ -2,11 +2,13 @@
 //!
 //! One layer for axum routers and tonic servers, over any body. For each request it
 //!
-//! 1. takes a place among those being served, or sheds ([`Config::max_requests`]);
-//! 2. reads the caller's deadline (`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`) and trace
-//!    (`traceparent`, `tracestate`, `baggage`), and refuses what came too late;
+//! 1. reads the caller's deadline (`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`), criticality
+//!    (`x-mesh-criticality`) and trace (`traceparent`, `tracestate`, `baggage`), and refuses what
+//!    came too late;
+//! 2. takes a place among those being served, or waits for one, or sheds ([`Admission`]);
 //! 3. polls the handler inside a [`Context`] and a SERVER span, so that the calls it makes
-//!    inherit the remaining time and the trace, and drops it when the deadline passes;
+//!    inherit the remaining time, the criticality and the trace, and drops it when the deadline
+//!    passes;
 //! 4. turns a panic of the handler into an answer: the connection and its other streams live.
 //!
 //! `expiry = min(now + timeout in the request, now + Config::timeout, expiry of an outer layer)`
@@ -19,13 +21,15 @@
 //! Source: gRPC "over HTTP2"; Envoy "HTTP header manipulation"; W3C Trace Context;
 //! OpenTelemetry semantic conventions for HTTP and RPC servers.
 //! Order: outermost, so that what else the application layers is inside its deadline.
+//!
+//! A request that waits is kept with the service that was ready for it; the next one gets a clone.
 
 mod admission;
 mod body;
 mod context;
 mod record;
 
-pub use admission::{Admission, Place};
+pub use admission::{Admission, Admitted, Place, Waiting};
 pub use body::ResponseBody;
 pub use context::Context;
 /// Settings of a [`ServerLayer`]: what configuration calls a `ServerPolicy`.
@@ -37,6 +41,7 @@ use crate::{BoxError, clock, fields};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
+use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{self, EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT};
 use mesh_core::trace_context::{TRACEPARENT, TraceContext};
 use mesh_core::{Error, ErrorKind, Timestamp};
@@ -90,13 +95,20 @@ impl ServerLayer {
     #[must_use]
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
         let metrics = metrics.server().clone();
-        Self { shared: Arc::new(Shared { config, admission: Arc::default(), metrics }) }
+        let admission = Arc::new(Admission::new(&config));
+        Self { shared: Arc::new(Shared { config, admission, metrics }) }
     }
 
     /// Requests being served now, response bodies included.
     #[must_use]
     pub fn serving(&self) -> usize {
         self.shared.admission.serving()
+    }
+
+    /// Requests that wait for a place now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.admission.waiting()
     }
 }
 
@@ -108,7 +120,10 @@ impl Default for ServerLayer {
 
 impl Shared {
     /// Answers before the handler has seen the request.
-    fn refuse<F>(&self, record: Record, refusal: Error) -> ResponseFuture<F> {
+    fn refuse<S, R>(&self, record: Record, refusal: Error) -> ResponseFuture<S, R>
+    where
+        S: Service<R>,
+    {
         self.metrics.shed(refusal.kind());
         ResponseFuture::refused(record, refusal)
     }
@@ -131,13 +146,13 @@ pub struct Server<S> {
 
 impl<S, B, RB> Service<Request<B>> for Server<S>
 where
-    S: Service<Request<B>, Response = Response<RB>>,
+    S: Service<Request<B>, Response = Response<RB>> + Clone,
     RB: HttpBody<Data = Bytes>,
     RB::Error: Into<BoxError>,
 {
     type Response = Response<ResponseBody<RB>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S, Request<B>>;
 
     fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -146,37 +161,55 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &*self.shared;
         let now = clock::now();
-        let place = match shared.admission.admit(shared.config.max_requests) {
-            Ok(place) => place,
-            Err(shed) => {
-                let record = Record::new(shared, &request, now, Context::default(), None);
-                return shared.refuse(record, shed);
-            }
-        };
         let (context, refusal) = read(&shared.config, &request, now);
-        let timer = context.expiry.map(|Expiry(at)| sleep_until(clock::instant(at)));
-        let record = Record::new(shared, &request, now, context, Some(place));
+        let expiry = context.expiry;
+        let criticality = context.criticality.unwrap_or_default();
+        let mut record = Record::new(shared, &request, now, context);
         if let Some(refusal) = refusal {
             return shared.refuse(record, refusal);
         }
+        let waiting = match shared.admission.admit(now, criticality, expiry) {
+            Ok(Admitted::Served(place)) => {
+                record.admitted(place);
+                None
+            }
+            Ok(Admitted::Waits(waiting)) => Some(waiting),
+            Err(shed) => return shared.refuse(record, shed),
+        };
+        let timer = expiry.map(|Expiry(at)| sleep_until(clock::instant(at)));
+        if let Some(waiting) = waiting {
+            let next = self.inner.clone();
+            let inner = std::mem::replace(&mut self.inner, next);
+            let queued = Box::new(Queued { waiting, inner, request });
+            return ResponseFuture { queued: Some(queued), timer, ..ResponseFuture::of(record) };
+        }
         // A handler may do its work, and panic, before it has returned a future.
         match record.run(|| self.inner.call(request)) {
-            Ok(handler) => ResponseFuture {
-                handler: Some(handler),
-                timer,
-                record: Some(record),
-                refusal: None,
-            },
+            Ok(handler) => {
+                ResponseFuture { handler: Some(handler), timer, ..ResponseFuture::of(record) }
+            }
             Err(panic) => ResponseFuture::refused(record, panic),
         }
     }
 }
 
+/// A request that waits for a place, and what will serve it.
+struct Queued<S, R> {
+    waiting: Waiting,
+    inner: S,
+    request: R,
+}
+
 pin_project! {
     /// The response of the handler, or one that says why there is none.
-    pub struct ResponseFuture<F> {
+    pub struct ResponseFuture<S, R>
+    where
+        S: Service<R>,
+    {
+        // Boxed, so that a request which need not wait does not carry the room for it.
+        queued: Option<Box<Queued<S, R>>>,
         #[pin]
-        handler: Option<F>,
+        handler: Option<S::Future>,
         #[pin]
         timer: Option<Sleep>,
         record: Option<Record>,
@@ -184,21 +217,51 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<S: Service<R>, R> ResponseFuture<S, R> {
+    const fn of(record: Record) -> Self {
+        Self { queued: None, handler: None, timer: None, record: Some(record), refusal: None }
+    }
+
     fn refused(record: Record, refusal: Error) -> Self {
-        Self { handler: None, timer: None, record: Some(record), refusal: Some(refusal) }
+        Self { refusal: Some(refusal), ..Self::of(record) }
+    }
+
+    /// Waits for a place, then hands the request to the service.
+    fn poll_queued(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Some(queued) = this.queued else { return Poll::Ready(()) };
+        let decided = ready!(Pin::new(&mut queued.waiting).poll(cx));
+        let (Some(queued), Some(record)) = (this.queued.take(), this.record) else {
+            return Poll::Ready(());
+        };
+        let Queued { mut inner, request, .. } = *queued;
+        match decided {
+            Ok(place) => {
+                record.admitted(place);
+                match record.run(|| inner.call(request)) {
+                    Ok(handler) => this.handler.set(Some(handler)),
+                    Err(panic) => *this.refusal = Some(panic),
+                }
+            }
+            Err(shed) => {
+                record.shed(&shed);
+                *this.refusal = Some(shed);
+            }
+        }
+        Poll::Ready(())
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F>
+impl<S, R, B> Future for ResponseFuture<S, R>
 where
-    F: Future<Output = Result<Response<B>, E>>,
+    S: Service<R, Response = Response<B>>,
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    type Output = Result<Response<ResponseBody<B>>, E>;
+    type Output = Result<Response<ResponseBody<B>>, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        ready!(self.as_mut().poll_queued(cx));
         let mut this = self.project();
         let answer = match (this.handler.as_mut().as_pin_mut(), &*this.record) {
             (Some(handler), Some(record)) => match record.run(|| handler.poll(cx)) {
@@ -228,7 +291,7 @@ where
     }
 }
 
-impl<F> fmt::Debug for ResponseFuture<F> {
+impl<S: Service<R>, R> fmt::Debug for ResponseFuture<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").field("refusal", &self.refusal).finish_non_exhaustive()
     }
@@ -243,7 +306,10 @@ fn read<B>(config: &Config, request: &Request<B>, now: Timestamp) -> (Context, O
         context.trace = parent.and_then(|value| TraceContext::parse(value.as_bytes()));
         context.trace_state = context.trace.and_then(|_| joined(headers, TRACESTATE));
         context.baggage = joined(headers, BAGGAGE);
+        let told = headers.get(CRITICALITY);
+        context.criticality = told.and_then(|value| Criticality::parse(value.as_bytes()));
     }
+    context.criticality = context.criticality.or(config.criticality);
 
     let mut timeout = config.timeout;
     let mut shrink = |to: Duration| timeout = Some(timeout.map_or(to, |own| own.min(to)));

@@ -43,7 +43,8 @@ pub(super) struct Record {
     own: bool,
     /// Bytes of the body still to come, if the head announced how many there are.
     left: Option<u64>,
-    _place: Option<Place>,
+    /// Among those being served; `None` for one that was refused, or still waits.
+    place: Option<Place>,
 }
 
 impl Record {
@@ -52,7 +53,6 @@ impl Record {
         request: &Request<B>,
         started: Timestamp,
         mut context: Context,
-        place: Option<Place>,
     ) -> Self {
         let grpc = mesh_core::is_grpc(request.headers());
         let span = span(request, &context, grpc);
@@ -82,7 +82,7 @@ impl Record {
             complete: false,
             own: false,
             left: None,
-            _place: place,
+            place: None,
         }
     }
 
@@ -92,6 +92,16 @@ impl Record {
 
     pub(super) fn is_grpc(&self) -> bool {
         self.grpc
+    }
+
+    /// It has a place.
+    pub(super) fn admitted(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// It waited for a place, and did not get one.
+    pub(super) fn shed(&self, refusal: &Error) {
+        self.metrics.shed(refusal.kind());
     }
 
     /// Runs a piece of the application's code in the request's context and span; a panic in it
@@ -173,7 +183,11 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let (error, code) = self.end();
-        let took = clock::now().since(self.started);
+        let now = clock::now();
+        let took = now.since(self.started);
+        if let (Some(place), true, None) = (&self.place, self.complete, self.error) {
+            place.answered(now);
+        }
         let end = match (error, self.status) {
             (Some(kind), Some(status)) if self.own => End::Answered(kind, status),
             (Some(kind), _) => End::Error(kind),

@@ -330,6 +330,77 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_criticality_of_a_request_is_its_own_or_the_policys() {
+    for (trusted, told, policy, expected) in [
+        (true, None, None, None),
+        (true, Some("SHEDDABLE"), None, Some(Criticality::Sheddable)),
+        (true, Some("nonsense"), None, None),
+        (true, Some("SHEDDABLE"), Some(Criticality::CriticalPlus), Some(Criticality::Sheddable)),
+        (true, None, Some(Criticality::CriticalPlus), Some(Criticality::CriticalPlus)),
+        (false, Some("CRITICAL_PLUS"), None, None),
+        (false, Some("CRITICAL_PLUS"), Some(Criticality::Sheddable), Some(Criticality::Sheddable)),
+    ] {
+        let layer = layer(|config| {
+            config.trust_callers = trusted;
+            config.criticality = policy;
+        });
+        let service = layer.layer(service_fn(move |_: Request<()>| async move {
+            assert_eq!(Context::with(|context| context.criticality), Some(expected), "{told:?}");
+            ok()
+        }));
+        let fields: Vec<_> = told.map(|told| ("x-mesh-criticality", told)).into_iter().collect();
+        let Ok(response) = service.oneshot(request(&fields)).await;
+        assert_eq!(response.status(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waited_is_served_by_what_was_ready_for_it() {
+    let layer = layer(|config| {
+        config.max_requests = Some(1);
+        config.shedding = Some(mesh_core::shed::Config::default());
+    });
+    let (service, calls) = counted();
+    let service = layer.layer(service);
+    let Ok(first) = service.clone().oneshot(request(&[])).await;
+    let mut second = Box::pin(service.clone().oneshot(request(&[])));
+    assert!(poll_once(second.as_mut()).is_pending());
+    assert_eq!((layer.serving(), layer.waiting(), calls.load(SeqCst)), (1, 1, 1));
+    drop(first);
+    let Ok(second) = second.await;
+    assert_eq!((second.status().as_u16(), calls.load(SeqCst)), (200, 2));
+    assert_eq!((layer.serving(), layer.waiting()), (1, 0));
+    drop(second);
+    assert_eq!(layer.serving(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_in_vain_is_answered_and_counted() {
+    let layer = layer(|config| {
+        config.max_requests = Some(1);
+        config.shedding = Some(mesh_core::shed::Config::default());
+    });
+    let (service, _alive) = stuck();
+    let service = layer.layer(service);
+    let mut served = Box::pin(service.clone().oneshot(request(&[])));
+    assert!(poll_once(served.as_mut()).is_pending());
+    let start = Instant::now();
+    let late = request(&[("x-envoy-expected-rq-timeout-ms", "50")]);
+    let Ok(late) = service.clone().oneshot(late).await;
+    assert_eq!((late.status().as_u16(), start.elapsed()), (504, 50 * MS));
+    let waits = [grpc(&[]), grpc(&[])].map(|request| service.clone().oneshot(request));
+    let [older, newer] = waits.map(tokio::spawn);
+    let Ok(shed) = older.await.expect("no panic");
+    assert_eq!((code(&shed), start.elapsed()), (Some(GrpcCode::RESOURCE_EXHAUSTED), 150 * MS));
+    assert_eq!(layer.waiting(), 1, "the newer one is next, whenever that is");
+    let counts: Vec<_> = layer.shared.metrics.sheds().collect();
+    assert_eq!(counts, [(ErrorKind::Deadline, 1), (ErrorKind::Shed, 1)]);
+    newer.abort();
+    assert!(newer.await.is_err());
+    assert_eq!((layer.waiting(), layer.serving()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_keeps_the_contract_of_layers() {
     let layer = layer(|config| config.timeout = Some(3600 * 1000 * MS));
     let response = || Response::new(Full::<Bytes>::default());

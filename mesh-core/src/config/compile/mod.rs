@@ -8,6 +8,7 @@ mod filters;
 mod listeners;
 mod matches;
 mod merge;
+mod overload;
 mod picks;
 mod policies;
 mod routes;

@@ -7,7 +7,7 @@ use super::super::server_policy::ServerPolicy;
 use super::super::source::{Origin, Origins};
 use super::super::tree::{Node, Value};
 use super::merge::{join, nothing, origins, overlay};
-use super::{Compiler, Problem};
+use super::{Compiler, Problem, overload};
 use crate::health::Invalid;
 use crate::name::DestinationName;
 use crate::policy::Policy;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Keys of a policy that concern one call. The others concern what all calls to a destination
 /// share, and cannot differ by route.
-const PER_CALL: [&str; 2] = ["retry", "timeouts"];
+const PER_CALL: [&str; 3] = ["criticality", "retry", "timeouts"];
 
 /// What is written for each level.
 #[derive(Default)]
@@ -180,15 +180,7 @@ impl Compiler<'_> {
 
     fn server_policy(&mut self, merged: &Node) -> Arc<ServerPolicy> {
         let policy: ServerPolicy = de::read(merged, &mut self.problems).unwrap_or_default();
-        if policy.max_requests == Some(0)
-            && let Some(written) = merged.get("maxRequests")
-        {
-            self.problems.push(
-                Problem::error("0 does not mean unlimited")
-                    .at(written.at)
-                    .help("leave `maxRequests` out for no limit"),
-            );
-        }
+        overload::server(&policy, merged, &mut self.problems);
         Arc::new(policy)
     }
 }

@@ -3,6 +3,7 @@
 //! The defaults are those of a call without any configuration; the reasons stand with each setting.
 
 use crate::config::span;
+use crate::criticality::Criticality;
 use crate::health::{breaker, check, outlier};
 use crate::retry::{budget, throttling};
 use crate::{limit, pick, retry};
@@ -35,6 +36,8 @@ pub struct Policy {
     pub retry_throttling: Option<throttling::Config>,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How critical calls are that do not say so, nor inherit it. None: they do not say.
+    pub criticality: Option<Criticality>,
     /// What is spoken to endpoints.
     pub protocol: Protocol,
     /// Connections to endpoints.
@@ -54,6 +57,7 @@ impl Default for Policy {
             budget: budget::Config::default(),
             retry_throttling: None,
             timeouts: Timeouts::default(),
+            criticality: None,
             protocol: Protocol::default(),
             connections: ConnectionConfig::default(),
         }

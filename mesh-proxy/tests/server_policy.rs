@@ -175,6 +175,70 @@ async fn one_count_holds_for_all_workers_and_listeners_of_a_service() {
 }
 
 #[tokio::test]
+async fn calls_above_the_limit_wait_and_the_least_critical_are_shed() {
+    let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
+    let file = File::new("policy-shedding", endpoint.address(), &[APP]);
+    // Nothing is shed because of time here: the spans are longer than the test.
+    let shedding = "shedding: { maxQueue: 2, target: 1h, interval: 1h }";
+    file.write(&[(OF_APP, &format!("maxRequests: 1, {shedding}, criticality: SheddablePlus"))]);
+    let (_proxy, addresses) = file.start(&[]).await;
+    let mut served = Client::connect(addresses[0]).await;
+    served.send("").await;
+    testkit::until("one is being served", || endpoint.in_flight() == 1).await;
+    endpoint.set(Reply::status(200));
+
+    let mut calls = JoinSet::new();
+    for fields in ["x-mesh-criticality: SHEDDABLE\r\n", "", "x-mesh-criticality: CRITICAL\r\n"] {
+        for _ in 0..2 {
+            let mut client = Client::connect(addresses[0]).await;
+            calls.spawn(async move { (fields, client.get(fields).await) });
+        }
+    }
+    for _ in 0..4 {
+        let shed = timeout(SOON, calls.join_next()).await.expect("more than two wait");
+        let (fields, answer) = shed.unwrap().unwrap();
+        assert!(answer.starts_with("http/1.1 503"), "{fields}: {answer}");
+        assert!(answer.contains("too many requests wait to be served"), "{answer}");
+        assert!(!fields.contains("CRITICAL"), "{answer}");
+    }
+    assert_eq!(endpoint.calls(), 1, "who waits has not reached the endpoint");
+    drop(served);
+    while let Some(answer) = timeout(SOON, calls.join_next()).await.expect("two are served") {
+        let (fields, answer) = answer.unwrap();
+        assert!(fields.contains("CRITICAL") && answer.starts_with("http/1.1 200"), "{answer}");
+    }
+    let told =
+        |arrival: &testkit::endpoint::Arrival| arrival.headers.get("x-mesh-criticality").cloned();
+    let told: Vec<_> = endpoint.arrivals().iter().filter_map(told).collect();
+    assert_eq!(told, ["SHEDDABLE_PLUS", "CRITICAL", "CRITICAL"], "the policy's, and the callers'");
+}
+
+#[tokio::test]
+async fn a_limit_that_adapts_begins_low() {
+    let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
+    let file = File::new("policy-adaptive", endpoint.address(), &[APP]);
+    file.write(&[(OF_APP, "adaptiveConcurrency: { minRtt: { minConcurrency: 2 } }")]);
+    let (_proxy, addresses) = file.start(&[]).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(addresses[0]).await;
+        client.send("").await;
+        waiting.push(client);
+    }
+    testkit::until("two are served", || endpoint.in_flight() == 2).await;
+    let answer = Client::connect(addresses[0]).await.get("").await;
+    assert!(answer.contains("2 requests are being served, which is the limit"), "{answer}");
+
+    endpoint.set(Reply::status(200));
+    drop(waiting);
+    let mut client = Client::connect(addresses[0]).await;
+    client.until_served().await;
+    for _ in 0..100 {
+        assert!(client.get("").await.starts_with("http/1.1 200"));
+    }
+}
+
+#[tokio::test]
 async fn a_call_is_served_until_its_body_is_over() {
     const LENGTH: u64 = 64 << 20;
     let endpoint = ScriptedEndpoint::http1(Reply::status(200).body(LENGTH)).await;

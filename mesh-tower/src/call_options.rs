@@ -21,6 +21,7 @@
 //! # assert!(request.is_ok());
 //! ```
 
+use mesh_core::criticality::Criticality;
 use mesh_core::pick::Labels;
 use mesh_core::retry;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub struct CallOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: Option<u32>,
     pub(crate) idempotent: Option<bool>,
+    pub(crate) criticality: Option<Criticality>,
     pub(crate) subset: Option<Arc<[Labels]>>,
     pub(crate) priority: u32,
 }
@@ -41,7 +43,14 @@ impl CallOptions {
     /// Nothing asked for: the policy decides.
     #[must_use]
     pub const fn new() -> Self {
-        Self { timeout: None, retries: None, idempotent: None, subset: None, priority: 0 }
+        Self {
+            timeout: None,
+            retries: None,
+            idempotent: None,
+            criticality: None,
+            subset: None,
+            priority: 0,
+        }
     }
 
     /// Longest that the call may take, with all its attempts and waits, to the end of its response
@@ -71,6 +80,14 @@ impl CallOptions {
     #[must_use]
     pub const fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = Some(idempotent);
+        self
+    }
+
+    /// How critical the call is: what an overloaded server gives up first. Told to the server, and
+    /// handed on by it.
+    #[must_use]
+    pub const fn criticality(mut self, criticality: Criticality) -> Self {
+        self.criticality = Some(criticality);
         self
     }
 

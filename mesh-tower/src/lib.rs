@@ -11,6 +11,7 @@ mod caller;
 pub mod channel;
 pub mod clock;
 pub mod connect;
+pub mod criticality;
 pub mod deadline;
 mod destination;
 mod fields;
@@ -35,6 +36,7 @@ pub use body::{Body, BoxError};
 pub use builder::{BuildError, MeshBuilder};
 pub use call_options::CallOptions;
 pub use channel::Channel;
+pub use criticality::Criticality;
 pub use destination::{DestinationState, EndpointView};
 #[cfg(feature = "reqwest")]
 pub use integrations::reqwest::SendVia;

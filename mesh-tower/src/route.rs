@@ -19,6 +19,7 @@
 //! precedence (`mesh_core::route`).
 
 use crate::call::{self, Begun, Call};
+use crate::criticality;
 use crate::fields;
 use crate::filter::{self, After};
 use crate::mesh::{Mesh, Stop};
@@ -138,13 +139,16 @@ impl<S> Route<S> {
     {
         let mut after = None;
         let state = match self.find(&mut request, begun) {
-            Ok(mut call) => match edited(&mut call, &mut request, &mut after) {
-                Ok(()) => {
-                    call::pin(&mut request, call);
-                    State::Routed { inner: self.inner.call(request), after }
+            Ok(mut call) => {
+                criticality::send(&call, request.headers_mut());
+                match edited(&mut call, &mut request, &mut after) {
+                    Ok(()) => {
+                        call::pin(&mut request, call);
+                        State::Routed { inner: self.inner.call(request), after }
+                    }
+                    Err(response) => State::Answered { response: Some(response) },
                 }
-                Err(response) => State::Answered { response: Some(response) },
-            },
+            }
             Err(Stop::Refused(error)) => State::Refused { error: Some(error) },
             Err(Stop::Answered(filters)) => {
                 let response = Box::new(filter::answer(filters, &request));

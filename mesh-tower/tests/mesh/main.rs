@@ -11,6 +11,8 @@ mod health;
 mod limits;
 mod load;
 mod names;
+#[cfg(feature = "axum")]
+mod overload;
 mod relay;
 mod retries;
 mod sets;

@@ -1,0 +1,123 @@
+//! Overload on real sockets: an axum server under `mesh.server()`, called through the mesh.
+
+use super::{LIMIT, mesh, policy, service};
+use axum::{Router, routing::get};
+use http::{HeaderMap, Request, StatusCode};
+use mesh_tower::criticality::{CRITICALITY, Criticality};
+use mesh_tower::server::ServerLayer;
+use mesh_tower::{Body, CallOptions, Error, Listener, Mesh};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use testkit::until;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+async fn serve(app: Router, layer: ServerLayer) -> SocketAddr {
+    let listener = Listener::bind("127.0.0.1:0", None).await.expect("a free port");
+    let address = listener.local_addr();
+    tokio::spawn(async move { axum::serve(listener, app.layer(layer)).await });
+    address
+}
+
+/// The inbound layer by the server policy of a configuration.
+fn receiving(spec: &str) -> ServerLayer {
+    mesh(&format!(
+        "apiVersion: mesh/v1\nkind: ServerPolicy\nmetadata: {{ name: everywhere }}\n\
+         spec: {{ targetRef: {{ kind: Mesh }}, {spec} }}\n"
+    ))
+    .server()
+}
+
+async fn ask(mesh: &Mesh, options: CallOptions) -> Result<StatusCode, Error> {
+    let request = Request::get("http://back/").extension(options).body(Body::empty());
+    mesh.http().oneshot(request.expect("valid")).await.map(|response| response.status())
+}
+
+#[tokio::test]
+async fn at_three_times_what_it_can_serve_a_server_sheds_the_least_critical() {
+    const PLACES: usize = 4;
+    let (gate, entered) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let (gate, entered) = (gate.clone(), entered.clone());
+        move || async move {
+            entered.fetch_add(1, Relaxed);
+            gate.acquire().await.expect("open").forget();
+        }
+    };
+    // Nothing is shed because of time here: the spans are longer than the test.
+    let layer = receiving(
+        "maxRequests: 4, shedding: { maxQueue: 4, target: 1h, interval: 1h }, \
+         criticality: SheddablePlus",
+    );
+    let back = serve(Router::new().route("/", get(handler)), layer.clone()).await;
+    let calling =
+        mesh(&format!("{}{}", policy("retry: { attempts: 0 }"), service("back", &[back])));
+    let mut calls = JoinSet::new();
+    let mut send = |level: Option<Criticality>| {
+        let mesh = calling.clone();
+        calls.spawn(async move {
+            let options =
+                level.map_or_else(CallOptions::new, |level| CallOptions::new().criticality(level));
+            let status = ask(&mesh, options).await.expect("an answer");
+            (level, status)
+        });
+    };
+    // Four are served, four of each level follow: three times as many as there are places.
+    (0..PLACES).for_each(|_| send(Some(Criticality::Sheddable)));
+    until("all places are taken", || entered.load(Relaxed) == PLACES).await;
+    for _ in 0..PLACES {
+        send(Some(Criticality::Sheddable));
+        send(None);
+        send(Some(Criticality::CriticalPlus));
+    }
+    until("all arrived", || layer.serving() == PLACES && layer.waiting() == PLACES).await;
+    let mut ended = Vec::new();
+    for _ in 0..2 * PLACES {
+        let shed = timeout(LIMIT, calls.join_next()).await.expect("shed at once");
+        ended.push(shed.expect("a call").expect("no panic"));
+    }
+    for (level, status) in ended {
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{level:?}");
+        assert_ne!(level, Some(Criticality::CriticalPlus));
+    }
+    gate.add_permits(2 * PLACES);
+    while let Some(served) = timeout(LIMIT, calls.join_next()).await.expect("in time") {
+        assert_eq!(served.expect("no panic").1, StatusCode::OK);
+    }
+    assert_eq!(entered.load(Relaxed), 2 * PLACES, "what was shed never reached the handler");
+    until("all places are free", || (layer.serving(), layer.waiting()) == (0, 0)).await;
+}
+
+#[tokio::test]
+async fn a_handler_hands_the_criticality_on_to_the_calls_it_makes() {
+    let show = |fields: HeaderMap| async move {
+        fields.get(CRITICALITY).map_or("-", |told| told.to_str().unwrap_or("?")).to_owned()
+    };
+    let back = serve(Router::new().route("/", get(show)), ServerLayer::default()).await;
+    let own = mesh(&format!("{}{}", policy("criticality: Sheddable"), service("back", &[back])));
+    let calling = move || {
+        let mesh = own.clone();
+        async move {
+            let request = Request::get("http://back/").body(Body::empty()).expect("valid");
+            let response = mesh.http().oneshot(request).await.expect("an answer");
+            axum::body::Body::new(response.into_body())
+        }
+    };
+    let front = serve(Router::new().route("/", get(calling)), ServerLayer::default()).await;
+    let mesh = mesh(&service("front", &[front]));
+    for (level, expected) in [
+        (None, "SHEDDABLE"),
+        (Some(Criticality::CriticalPlus), "CRITICAL_PLUS"),
+        (Some(Criticality::SheddablePlus), "SHEDDABLE_PLUS"),
+    ] {
+        let options =
+            level.map_or_else(CallOptions::new, |level| CallOptions::new().criticality(level));
+        let request = Request::get("http://front/").extension(options).body(Body::empty());
+        let response = mesh.http().oneshot(request.expect("valid")).await.expect("an answer");
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("whole");
+        assert_eq!(body.to_bytes(), expected);
+    }
+}

@@ -5,6 +5,7 @@
 //! or opens a socket: `now: Timestamp` and `draw: &mut impl Draw` are arguments, so that a plain
 //! function call reproduces every decision.
 
+pub mod affinity;
 pub mod concurrency;
 pub mod config;
 pub mod criticality;

@@ -6,7 +6,7 @@ use crate::config::span;
 use crate::criticality::Criticality;
 use crate::health::{breaker, check, outlier};
 use crate::retry::{budget, throttling};
-use crate::{limit, pick, retry};
+use crate::{affinity, hash, limit, pick, retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -18,6 +18,11 @@ use std::time::Duration;
 pub struct Policy {
     /// Which endpoint an attempt goes to.
     pub pick: pick::Config,
+    /// What the hash of a call is made from, for `RingHash`, `Maglev` and splits that keep to it.
+    /// None.
+    pub hash: Vec<hash::Config>,
+    /// Whether the calls of a session go to one endpoint. Off.
+    pub affinity: Option<affinity::Config>,
     /// Which endpoints are taken out for failing. On.
     pub outlier: outlier::Config,
     /// Asks endpoints whether they are well. Off.
@@ -48,6 +53,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             pick: pick::Config::default(),
+            hash: Vec::new(),
+            affinity: None,
             outlier: outlier::Config::default(),
             health_check: None,
             breaker: None,

@@ -47,11 +47,18 @@ use tower_service::Service;
 pub(crate) trait Stack: Service<Request<Body>> + Clone {
     /// As `call`, where the head was looked at when the request came.
     fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> Self::Future;
+
+    /// The same, for the requests of one client.
+    fn of(self, client: SocketAddr) -> Self;
 }
 
 impl Stack for Channel {
     fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> Self::Future {
         Self::call_begun(self, request, begun)
+    }
+
+    fn of(self, client: SocketAddr) -> Self {
+        self.with_source(client.ip())
     }
 }
 
@@ -78,8 +85,8 @@ pub(crate) struct Common {
     pub(crate) draining: Draining,
 }
 
-impl<S> Handler<S> {
-    pub(crate) const fn new(
+impl<S: Stack> Handler<S> {
+    pub(crate) fn new(
         stack: S,
         edge: Edge,
         client: SocketAddr,
@@ -88,7 +95,7 @@ impl<S> Handler<S> {
         inbound: Option<Arc<Inbound>>,
     ) -> Self {
         Self {
-            stack: RefCell::new(stack),
+            stack: RefCell::new(stack.of(client)),
             edge,
             watch,
             count: Cell::new(0),

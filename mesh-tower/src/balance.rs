@@ -98,7 +98,8 @@ where
             },
             (None, Target::Fixed(destination)) => {
                 let grpc = mesh_core::is_grpc(request.headers());
-                let call = Call::new(clock::now(), destination.policy(), grpc);
+                let mut call = Call::new(clock::now(), destination.policy(), grpc);
+                call.belong(&request, None);
                 Ok((destination.clone(), Arc::new(call)))
             }
             (None, Target::Invalid(error)) => Err(error.clone()),
@@ -205,6 +206,11 @@ fn answered(
     if ticket.head(&response).is_failure() {
         // Only a failure is ever retried, so only then is it worth an allocation.
         response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));
+    }
+    let call = ticket.call();
+    if let Some(affinity) = &call.affinity {
+        let addresses = ticket.endpoint().connections.addresses();
+        affinity.answer(response.headers_mut(), &call.policy, addresses);
     }
     match response.extensions_mut().remove::<Held>() {
         // The attempt lasts as long as the stream that it was upgraded to.

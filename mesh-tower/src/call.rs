@@ -9,6 +9,7 @@
 //! extensions. [`pin`], [`pinned`] and [`pinned_mut`] hide the difference, which the compiler
 //! resolves.
 
+use crate::affinity::Affinity;
 use crate::body::Body;
 use crate::call_options::CallOptions;
 use crate::clock;
@@ -25,6 +26,7 @@ use mesh_core::route::Rule;
 use mesh_core::route::filter::Filters;
 use mesh_core::{EndpointId, ErrorKind, Policy, Timestamp, retry};
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -52,6 +54,8 @@ pub struct Call {
     pub rule: Option<Arc<Rule>>,
     /// Labels of the endpoints that it may go to, unless the options name others.
     pub subset: Option<Arc<[Labels]>>,
+    /// Where it belongs, if it brings something that says so.
+    pub(crate) affinity: Option<Arc<Affinity>>,
     /// The policy's settings of retries as the options change them, if they do.
     retry: Option<Arc<retry::Config>>,
     /// What its rule does to it.
@@ -97,6 +101,7 @@ impl Call {
             shared: None,
             rule: None,
             subset: None,
+            affinity: None,
             retry: None,
             filters: None,
             destination: None,
@@ -111,6 +116,12 @@ impl Call {
         self.retry = options.retry(&self.policy.retry);
         self.options = Some(Arc::new(options));
         self
+    }
+
+    /// Finds out where its request belongs; `source` is its caller, if that is not to be asked of
+    /// the request being served.
+    pub(crate) fn belong<B>(&mut self, request: &Request<B>, source: Option<IpAddr>) {
+        self.affinity = Affinity::of(request, &self.policy, self.options.as_deref(), source);
     }
 
     /// The same, to a destination.
@@ -149,8 +160,11 @@ impl Call {
             args = args.with_priority(options.priority);
             subset = if options.subset.is_some() { &options.subset } else { subset };
         }
-        match subset {
-            Some(subset) => args.with_subset(subset),
+        if let Some(subset) = subset {
+            args = args.with_subset(subset);
+        }
+        match &self.affinity {
+            Some(affinity) => affinity.pick(args, &self.policy),
             None => args,
         }
     }

@@ -37,6 +37,7 @@ pub struct CallOptions {
     pub(crate) criticality: Option<Criticality>,
     pub(crate) subset: Option<Arc<[Labels]>>,
     pub(crate) priority: u32,
+    pub(crate) hash: Option<u64>,
 }
 
 impl CallOptions {
@@ -50,6 +51,7 @@ impl CallOptions {
             criticality: None,
             subset: None,
             priority: 0,
+            hash: None,
         }
     }
 
@@ -113,6 +115,21 @@ impl CallOptions {
     #[must_use]
     pub const fn priority(mut self, priority: u32) -> Self {
         self.priority = priority;
+        self
+    }
+
+    /// The key of the call: calls of one key go to one endpoint where the policy picks by hash
+    /// (`RingHash`, `Maglev`). It decides in place of all that the policy would hash.
+    #[must_use]
+    pub fn hash_key(self, key: impl AsRef<[u8]>) -> Self {
+        self.hash(mesh_core::hash::xxh64(key.as_ref()))
+    }
+
+    /// As [`CallOptions::hash_key`], by a hash that is spread over all 64 bits: small numbers are
+    /// neighbours on a ring.
+    #[must_use]
+    pub const fn hash(mut self, hash: u64) -> Self {
+        self.hash = Some(hash);
         self
     }
 

@@ -29,6 +29,7 @@ use mesh_core::{DestinationName, Error};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tower_service::Service;
@@ -56,6 +57,14 @@ impl Channel {
 }
 
 impl Channel {
+    /// For the calls of one caller: `source` is the address that policies may hash by
+    /// ([`mesh_core::hash`]). Without it, that of whoever sent the request being served counts.
+    #[must_use]
+    pub fn with_source(mut self, source: IpAddr) -> Self {
+        self.0.set_source(source);
+        self
+    }
+
     /// Calls, for a caller that has looked at the clock and at the head.
     pub fn call_begun(&mut self, request: Request<Body>, begun: Begun) -> ResponseFuture {
         ResponseFuture { inner: self.0.call_begun(request, begun) }

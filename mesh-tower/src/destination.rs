@@ -175,6 +175,16 @@ impl Destination {
         }
     }
 
+    /// Puts a set in force. The caller holds `source`.
+    fn put(&self, set: EndpointSet<Workers>, policy: &Policy) {
+        let picker = self.picker_of(set, policy);
+        // Sessions may be a route's own affair: then the first call of one has shown it.
+        if policy.affinity.is_some() || self.picker.load().has_addresses() {
+            picker.index_addresses();
+        }
+        self.picker.store(picker);
+    }
+
     /// Takes over a policy. The caller holds `source`.
     fn adopt(self: &Arc<Self>, policy: &Arc<Policy>) {
         let old = self.policy.get();
@@ -184,7 +194,7 @@ impl Destination {
         self.policy.store_shared(policy.clone());
         if old.pick != policy.pick {
             let set = self.picker.load().set().clone();
-            self.picker.store(self.picker_of(set, policy));
+            self.put(set, policy);
         }
         if old.outlier != policy.outlier {
             self.detector.store(Detector::new(policy.outlier.clone()));
@@ -255,7 +265,7 @@ impl Destination {
             Err(NoPick::AllOut { example, .. }) => {
                 Err(Unpicked::Final(self.all_out(picker.set(), &example)))
             }
-            Err(none @ NoPick::NoSubset { .. }) => {
+            Err(none @ (NoPick::NoSubset { .. } | NoPick::Session { .. })) => {
                 Err(Unpicked::Final(self.error(ErrorKind::NoHealthyEndpoint, none.to_string())))
             }
             Err(_) => match &*self.resolution.borrow() {
@@ -400,7 +410,7 @@ impl Destination {
         self.check(&policy, old.set(), &set, afresh);
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
-        self.picker.store(self.picker_of(set, &policy));
+        self.put(set, &policy);
         drop(source);
         self.resolution.send_replace(Resolution::Known);
         for member in old.set().members() {

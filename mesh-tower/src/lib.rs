@@ -1,5 +1,6 @@
 //! The service mesh as tower layers.
 
+mod affinity;
 pub mod answer;
 pub mod balance;
 pub mod body;

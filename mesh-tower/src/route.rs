@@ -31,6 +31,7 @@ use mesh_core::{DestinationName, Error, ErrorKind};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tower_layer::Layer;
@@ -93,7 +94,7 @@ impl<S> Layer<S> for RouteLayer {
     type Service = Route<S>;
 
     fn layer(&self, inner: S) -> Route<S> {
-        Route { inner, mesh: self.mesh.clone(), by: self.by.clone() }
+        Route { inner, mesh: self.mesh.clone(), by: self.by.clone(), source: None }
     }
 }
 
@@ -103,6 +104,8 @@ pub struct Route<S> {
     inner: S,
     mesh: Mesh,
     by: By,
+    /// Who calls, if that is not to be asked of the request being served.
+    source: Option<IpAddr>,
 }
 
 impl<S, B, R> Service<Request<B>> for Route<S>
@@ -127,6 +130,11 @@ where
 }
 
 impl<S> Route<S> {
+    /// Says who calls.
+    pub(crate) const fn set_source(&mut self, source: IpAddr) {
+        self.source = Some(source);
+    }
+
     /// Calls, where the head was looked at.
     pub(crate) fn call_begun<B>(
         &mut self,
@@ -140,6 +148,8 @@ impl<S> Route<S> {
         let mut after = None;
         let state = match self.find(&mut request, begun) {
             Ok(mut call) => {
+                // By what the caller sent: filters may edit it.
+                call.belong(&request, self.source);
                 criticality::send(&call, request.headers_mut());
                 match edited(&mut call, &mut request, &mut after) {
                     Ok(()) => {

@@ -7,6 +7,7 @@ use crate::connect::Connections;
 use mesh_core::limit::{self, Limits};
 use mesh_core::{Declared, Error, Timestamp};
 use parking_lot::Mutex;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -103,6 +104,11 @@ impl Workers {
     /// The connections of one worker; those of the first where the index is out of range.
     pub(crate) fn of(&self, worker: Worker) -> &Arc<Connections> {
         self.connections.get(worker.0).unwrap_or(&self.connections[0])
+    }
+
+    /// Where the endpoint listens, the preferred address first.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        self.connections[0].addresses()
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Connections>> {

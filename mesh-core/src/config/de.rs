@@ -20,7 +20,6 @@ use std::marker::PhantomData;
 /// Keys that Gateway API, Envoy or this project's own plans know, and that are refused until
 /// something acts on them.
 const NOT_YET: &[&str] = &[
-    "affinity",
     "externalAuth",
     "fault",
     "hedge",

@@ -189,6 +189,11 @@ impl Health {
         }
     }
 
+    /// Whether nothing takes it out of the choice but that it is to take nothing new.
+    pub(crate) fn is_selectable_or_draining(&self) -> bool {
+        self.flags.load(Relaxed) & OUT & !DRAINING == 0
+    }
+
     /// Whether discovery allows it to be called, however it fares.
     #[must_use]
     pub fn is_declared_usable(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What a call brings to a pick.
 
+use super::Pinned;
 use super::subset::Labels;
 use crate::Timestamp;
 use crate::endpoint::EndpointId;
@@ -27,13 +28,15 @@ pub struct PickArgs<'a> {
     pub subset: &'a [Labels],
     /// The priority at which it starts; those before it are used only when no other can be.
     pub priority: u32,
+    /// The endpoint that the call's session is at.
+    pub pinned: Option<Pinned<'a>>,
 }
 
 impl<'a> PickArgs<'a> {
     /// Those of a first attempt at `now`, which asks for nothing.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
-        Self { now, avoid: &[], hash: None, subset: &[], priority: 0 }
+        Self { now, avoid: &[], hash: None, subset: &[], priority: 0, pinned: None }
     }
 
     /// The endpoints that the call has tried.
@@ -61,6 +64,13 @@ impl<'a> PickArgs<'a> {
     #[must_use]
     pub const fn with_priority(mut self, priority: u32) -> Self {
         self.priority = priority;
+        self
+    }
+
+    /// The endpoint that the call's session is at.
+    #[must_use]
+    pub const fn with_pinned(mut self, pinned: Pinned<'a>) -> Self {
+        self.pinned = Some(pinned);
         self
     }
 }

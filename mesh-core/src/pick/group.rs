@@ -5,10 +5,12 @@
 
 use super::least_request::LeastRequest;
 use super::levels::{Level, Levels};
+use super::maglev::Maglev;
 use super::members::{Members, Places};
 use super::peak_ewma::PeakEwma;
 use super::pick_first::PickFirst;
 use super::random::Random;
+use super::ring_hash::RingHash;
 use super::round_robin::RoundRobin;
 use super::{Caller, Config, PickArgs, Picker, Policy};
 use crate::Draw;
@@ -32,6 +34,8 @@ enum Algorithm {
     RoundRobin(RoundRobin),
     Random(Random),
     PickFirst(PickFirst),
+    RingHash(RingHash),
+    Maglev(Maglev),
 }
 
 impl Algorithm {
@@ -48,6 +52,8 @@ impl Algorithm {
             Policy::PickFirst => {
                 Self::PickFirst(PickFirst::new(members, &config.pick_first, caller))
             }
+            Policy::RingHash => Self::RingHash(RingHash::new(members, &config.ring_hash)),
+            Policy::Maglev => Self::Maglev(Maglev::new(members, &config.maglev)),
         }
     }
 }
@@ -87,6 +93,8 @@ impl Group {
             Algorithm::RoundRobin(policy) => policy.pick(candidates, draw),
             Algorithm::Random(policy) => policy.pick(candidates, draw),
             Algorithm::PickFirst(policy) => policy.pick(candidates),
+            Algorithm::RingHash(policy) => policy.pick(candidates, draw),
+            Algorithm::Maglev(policy) => policy.pick(candidates, draw),
         };
         found.or_else(|| candidates.search(draw))
     }

@@ -12,6 +12,8 @@
 //! | least request | of `choiceCount` drawn, the one of least `((in flight + 1)^bias − 1) / weight`; the first on ties |
 //! | round robin | the next of a fixed rotation |
 //! | random | one drawn |
+//! | ring hash | the one that follows the call's hash on a ring ([`ring_hash`]) |
+//! | Maglev | the one in the slot of a table that the call's hash names ([`maglev`]) |
 //! | pick first | one for all calls, until it is out |
 //!
 //! *Draws* are distinct. One that is out (ejected, unreachable, breaker open, or tried before by
@@ -37,6 +39,10 @@
 //! the [`subset`] that the call asks for. How [`locality`] splits the calls of a level, and how
 //! [`slow_start`] spares new endpoints, is told there. *Who* picks is a [`Caller`].
 //!
+//! *Hashes*: where the policy goes by the call's hash, the level follows from it too, so that calls of
+//! one hash stay together. *Sessions*: an endpoint that the call is pinned to goes before all
+//! this ([`affinity`](crate::affinity)).
+//!
 //! Cost: no lock, no allocation, no look at more endpoints than are drawn, unless some are out.
 //! Shares are recounted, at the cost of a look at each endpoint, when the health of one has changed
 //! since the last count; the pick of one thread pays for it. Sets of one level, with one locality
@@ -49,17 +55,22 @@
 
 mod alias;
 mod args;
+mod bounded;
 mod caller;
 mod choices;
 mod failover;
 mod group;
+mod keys;
 mod least_request;
 mod levels;
 pub mod locality;
+pub mod maglev;
 mod members;
 mod peak_ewma;
 pub mod pick_first;
+mod pinned;
 mod random;
+pub mod ring_hash;
 mod round_robin;
 mod schedule;
 pub mod slow_start;
@@ -68,19 +79,25 @@ pub mod subsetting;
 
 pub use args::PickArgs;
 pub use caller::Caller;
+pub use pinned::Pinned;
 pub use subset::Labels;
 
 use crate::config::percent;
 use crate::endpoint::{EndpointSet, Member};
+use crate::hash::mix;
 use crate::health::Standing;
 use crate::{Draw, Timestamp, load};
 use choices::MAX_CHOICES;
 use group::{Candidates, Group, Scope};
 use levels::Levels;
+use pinned::Addresses;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use subset::{Chosen, Subsets};
+
+/// The increment of SplitMix64.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -97,6 +114,18 @@ pub enum Policy {
     Random,
     /// One for all calls, until it is out.
     PickFirst,
+    /// The one that follows the call's hash on a ring.
+    RingHash,
+    /// The one in the slot of a table that the call's hash names.
+    Maglev,
+}
+
+impl Policy {
+    /// Whether it goes by the hash of a call.
+    #[must_use]
+    pub const fn is_by_hash(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
 }
 
 /// Settings of a [`Picker`].
@@ -127,6 +156,10 @@ pub struct Config {
     pub subsetting: Option<subsetting::Config>,
     /// New endpoints take fewer calls at first. Off.
     pub slow_start: Option<slow_start::Config>,
+    /// The ring of `RingHash`.
+    pub ring_hash: ring_hash::Config,
+    /// The table of `Maglev`.
+    pub maglev: maglev::Config,
 }
 
 impl Default for Config {
@@ -142,6 +175,8 @@ impl Default for Config {
             subsets: None,
             subsetting: None,
             slow_start: None,
+            ring_hash: ring_hash::Config::default(),
+            maglev: maglev::Config::default(),
         }
     }
 }
@@ -160,6 +195,7 @@ pub struct Picker<C = ()> {
     config: Config,
     levels: Levels,
     subsets: Option<Subsets>,
+    addresses: Addresses,
 }
 
 /// The chosen endpoint, and why it.
@@ -184,6 +220,8 @@ pub enum Reason {
     Panic,
     /// The call has tried it before, and there is no other.
     Retried,
+    /// The call's session is there.
+    Session,
 }
 
 impl Reason {
@@ -195,6 +233,7 @@ impl Reason {
             Self::Only => "only",
             Self::Panic => "panic",
             Self::Retried => "retried",
+            Self::Session => "session",
         }
     }
 }
@@ -219,6 +258,12 @@ pub enum NoPick {
         /// The labels: `stage=canary, version=2`.
         labels: String,
     },
+    /// The endpoint that the call's session is at cannot be picked, and no other will do.
+    #[non_exhaustive]
+    Session {
+        /// Which one, and why not: `10.0.0.1:80 is unhealthy: discovery says so`.
+        why: String,
+    },
 }
 
 impl NoPick {
@@ -240,6 +285,7 @@ impl fmt::Display for NoPick {
                 f.write_str("no endpoint has the labels of `defaultSubset`")
             }
             Self::NoSubset { labels } => write!(f, "there is no subset {labels}"),
+            Self::Session { why } => write!(f, "the session cannot go on: {why}"),
         }
     }
 }
@@ -264,7 +310,7 @@ impl<C> Picker<C> {
             .and_then(|config| subsetting::kept(set.members(), config, caller));
         let levels = Levels::new(&set, kept.as_deref(), &config, caller);
         let subsets = Subsets::new(&set, kept.as_deref(), &config, caller);
-        Self { set, config, levels, subsets }
+        Self { set, config, levels, subsets, addresses: Addresses::default() }
     }
 
     /// The endpoints it chooses from.
@@ -284,6 +330,32 @@ impl<C> Picker<C> {
     /// # Errors
     /// When there are no endpoints, all are out, or none has the labels that the call wants.
     pub fn pick(&self, args: &PickArgs<'_>, draw: &mut impl Draw) -> Result<Picked<'_, C>, NoPick> {
+        if self.set.members().is_empty() {
+            return Err(NoPick::Empty);
+        }
+        if let Some(pinned) = &args.pinned
+            && let Some(picked) = self.pick_pinned(pinned, args)
+        {
+            return picked;
+        }
+        if !self.config.policy.is_by_hash() {
+            return self.pick_by_policy(args, draw);
+        }
+        let hash = args.hash.unwrap_or_else(|| draw.bits());
+        // What is drawn follows from the hash: the level, and where a search begins.
+        let mut state = hash;
+        let mut from_hash = || {
+            state = state.wrapping_add(GOLDEN);
+            mix(state)
+        };
+        self.pick_by_policy(&args.with_hash(hash), &mut from_hash)
+    }
+
+    fn pick_by_policy(
+        &self,
+        args: &PickArgs<'_>,
+        draw: &mut impl Draw,
+    ) -> Result<Picked<'_, C>, NoPick> {
         let levels = self.levels_for(args)?;
         let threshold = self.config.panic_threshold;
         let (level, standing) = match args.priority {
@@ -379,5 +451,7 @@ impl<C> Picker<C> {
     }
 }
 
+#[cfg(test)]
+mod by_hash_tests;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,10 @@ impl Stack for Okay {
     fn call_begun(&mut self, request: Request<Body>, _: Begun) -> Self::Future {
         self.call(request)
     }
+
+    fn of(self, _: std::net::SocketAddr) -> Self {
+        self
+    }
 }
 
 /// The answer of an endpoint that switches to a protocol in which it repeats what it is sent.

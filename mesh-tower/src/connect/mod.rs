@@ -121,6 +121,11 @@ impl Place {
 }
 
 impl Connections {
+    /// Where the endpoint listens, the preferred address first.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
     /// Connections to the endpoint at `addresses`, the preferred first; opens none yet.
     ///
     /// `hostname` is the endpoint's own name, where discovery knows one.

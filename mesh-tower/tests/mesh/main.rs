@@ -1,6 +1,7 @@
 //! The linked stack end to end: `Mesh`, `Channel` and every layer between a call and real loopback
 //! sockets, under faults and under changes of configuration.
 
+mod affinity;
 mod cancel;
 mod config;
 mod down;

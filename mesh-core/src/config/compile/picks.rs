@@ -46,6 +46,20 @@ impl Compiler<'_> {
             let list = under(&["subsets", "selectors"]);
             subsets(config, list, at(&["subsets"]), &mut problems);
         }
+        let ring = &config.ring_hash;
+        if ring.minimum_ring_size > ring.maximum_ring_size {
+            let size = |key| under(&["ringHash", key]).map(|node| node.at);
+            let (smallest, largest) = (size("minimumRingSize"), size("maximumRingSize"));
+            let problem = Problem::error(format!(
+                "`minimumRingSize` {} exceeds `maximumRingSize` {}",
+                ring.minimum_ring_size, ring.maximum_ring_size
+            ));
+            let problem = problem.at(largest.or(smallest).unwrap_or(written.at));
+            problems.push(match smallest.filter(|_| largest.is_some()) {
+                Some(smallest) => problem.other(smallest, "the minimum"),
+                None => problem,
+            });
+        }
         // A wider level is read again with every destination below it.
         problems.retain(|problem| !self.problems.iter().any(|told| told.is_like(problem)));
         self.problems.extend(problems);

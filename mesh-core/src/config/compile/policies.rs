@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Keys of a policy that concern one call. The others concern what all calls to a destination
 /// share, and cannot differ by route.
-const PER_CALL: [&str; 3] = ["criticality", "retry", "timeouts"];
+const PER_CALL: [&str; 5] = ["affinity", "criticality", "hash", "retry", "timeouts"];
 
 /// What is written for each level.
 #[derive(Default)]

@@ -16,6 +16,7 @@ mod error;
 pub mod explain;
 pub mod hash;
 pub mod health;
+pub mod hedge;
 pub mod limit;
 pub mod load;
 mod name;

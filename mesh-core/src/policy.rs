@@ -6,7 +6,7 @@ use crate::config::span;
 use crate::criticality::Criticality;
 use crate::health::{breaker, check, outlier};
 use crate::retry::{budget, throttling};
-use crate::{affinity, hash, limit, pick, retry};
+use crate::{affinity, hash, hedge, limit, pick, retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub struct Policy {
     pub endpoint_limits: limit::Config,
     /// What is sent again.
     pub retry: retry::Config,
+    /// Whether a second attempt is sent beside one that takes long. Off.
+    pub hedge: Option<hedge::Config>,
     /// How many retries there may be.
     pub budget: budget::Config,
     /// Whether retries stop while more calls fail than succeed. Off: the budget bounds them.
@@ -61,6 +63,7 @@ impl Default for Policy {
             limits: limit::Config::default(),
             endpoint_limits: limit::Config::unlimited(),
             retry: retry::Config::default(),
+            hedge: None,
             budget: budget::Config::default(),
             retry_throttling: None,
             timeouts: Timeouts::default(),

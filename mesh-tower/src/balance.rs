@@ -138,6 +138,9 @@ fn attempt(
                     .record("mesh.endpoint", endpoint.id().as_str())
                     .record("mesh.pick_reason", reason.as_str());
             }
+            if call.hedged {
+                let _ = call.at.set(endpoint.id().clone());
+            }
             endpoint
         }
         Err(Unpicked::Final(error)) => return State::Refused { error: Some(error) },

@@ -18,6 +18,7 @@ use crate::destination::Destination;
 use crate::telemetry::DestinationMetrics;
 use http::Request;
 use mesh_core::deadline::Expiry;
+use mesh_core::hedge::Latencies;
 use mesh_core::limit::Limits;
 use mesh_core::pick::{Labels, PickArgs};
 use mesh_core::retry::budget::Budget;
@@ -64,8 +65,11 @@ pub struct Call {
     pub(crate) destination: Option<Arc<Destination>>,
     /// When its request is sent in full, if `expiry` counts from then.
     pub(crate) sent: Option<Arc<Sent>>,
-    /// The endpoint that let this attempt run out of time.
-    pub(crate) hung: OnceLock<EndpointId>,
+    /// Whether other attempts of the call may be under way beside this one.
+    pub(crate) hedged: bool,
+    /// The endpoint of this attempt, as far as somebody above asks: told at the pick if the call is
+    /// hedged, else when the attempt runs out of time.
+    pub(crate) at: OnceLock<EndpointId>,
 }
 
 /// What is known of a call once its head is there, for whoever looks before the stack does.
@@ -106,7 +110,8 @@ impl Call {
             filters: None,
             destination: None,
             sent: None,
-            hung: OnceLock::new(),
+            hedged: false,
+            at: OnceLock::new(),
         }
     }
 
@@ -249,6 +254,8 @@ pub struct Shared {
     pub throttling: Throttling,
     /// How much may be in flight at once.
     pub limits: Limits,
+    /// How long its first attempts take, once a policy hedges by that.
+    pub(crate) latencies: OnceLock<Box<Latencies>>,
     /// Where it is counted.
     pub metrics: Arc<DestinationMetrics>,
 }

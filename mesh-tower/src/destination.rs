@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -127,6 +127,7 @@ impl Destination {
             budget: Budget::new(&policy.budget),
             throttling: Throttling::new(),
             limits: Limits::new(&policy.limits),
+            latencies: OnceLock::new(),
             metrics,
         });
         let destination = Arc::new(Self {

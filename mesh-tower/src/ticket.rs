@@ -9,6 +9,7 @@
 //! | trailers | for gRPC the outcome, by `grpc-status` |
 //! | error before the end | the failure |
 //! | dropped without a head, its time over | a timeout |
+//! | dropped without a head, another attempt was quicker | the time it had as latency |
 //! | dropped before the end otherwise | only that it ended: the caller went away |
 //!
 //! Where the destination's health is checked, a head may also say that the endpoint takes itself out
@@ -151,8 +152,11 @@ impl Ticket {
         let now = clock::now();
         if self.call.is_late(now) {
             // Fails only if it is known already.
-            let _ = self.call.hung.set(self.endpoint.id().clone());
+            let _ = self.call.at.set(self.endpoint.id().clone());
             self.fail(now, Outcome::Failure(Failure::Timeout), None);
+        } else if self.call.hedged {
+            // Another attempt was quicker: it has taken at least this long.
+            self.observe(now);
         }
     }
 

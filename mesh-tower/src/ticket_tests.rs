@@ -111,9 +111,9 @@ async fn an_attempt_dropped_when_its_time_is_over_is_a_timeout() {
         let mut answered = answered;
         answered.head(&response(StatusCode::OK).body(()).expect("valid"));
         drop(answered);
-        assert_eq!(call.hung.get(), None, "neither gave up, nor had no answer");
+        assert_eq!(call.at.get(), None, "neither gave up, nor had no answer");
         drop(late);
-        assert_eq!(call.hung.get(), hung.then(|| endpoint.id()));
+        assert_eq!(call.at.get(), hung.then(|| endpoint.id()));
         assert_eq!(seconds(&endpoint) > before + 3.0, hung, "{}", seconds(&endpoint));
     }
 }

@@ -34,6 +34,8 @@
 //! `grpc-retry-pushback-ms`), else full jitter: `random mod min(25 ms · 2^(n−1), 250 ms)`, where
 //! `n` counts the waits since the server last asked for one.
 //!
+//! With `hedge` the next attempt does not wait for the end of the one before: the file `hedge.rs`.
+//!
 //! Further attempts avoid the endpoints of the earlier ones and say that they are further ones:
 //! `grpc-previous-rpc-attempts: n−1` on gRPC, `x-envoy-attempt-count: n` on other HTTP, with the
 //! time left until the deadline if the call carries one. A response that is given up is
@@ -73,6 +75,7 @@
 //! # }
 //! ```
 
+mod hedge;
 mod repeat;
 pub(crate) mod replay;
 mod request;
@@ -82,17 +85,19 @@ use crate::call::{self, Exhausted};
 use crate::clock;
 use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
+use hedge::{Hedged, Plan};
 use http::{Request, Response};
 use http_body::Body as HttpBody;
+use mesh_core::hedge::{self as hedge_config, Latencies};
 use mesh_core::retry::budget::{self, Budget};
 use mesh_core::retry::throttling::{self, Throttling};
-use mesh_core::{EndpointId, Error, ErrorKind};
+use mesh_core::{EndpointId, Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use repeat::{Next, Repeat};
 use request::{Head, Source, sooner};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
@@ -110,6 +115,7 @@ pub struct RetryLayer {
     config: Config,
     budget: budget::Config,
     throttling: Option<throttling::Config>,
+    hedge: Option<hedge_config::Config>,
     metrics: Option<Arc<DestinationMetrics>>,
 }
 
@@ -155,6 +161,13 @@ impl RetryLayer {
         self
     }
 
+    /// Sends further attempts beside one that takes long. Off.
+    #[must_use]
+    pub fn hedge(mut self, hedge: hedge_config::Config) -> Self {
+        self.hedge = Some(hedge);
+        self
+    }
+
     /// Where retries are counted; nowhere by default.
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<DestinationMetrics>) -> Self {
@@ -173,6 +186,8 @@ impl<S> Layer<S> for RetryLayer {
             budget_config: self.budget.clone(),
             throttling: Throttling::new(),
             throttling_config: self.throttling,
+            hedge: self.hedge.clone(),
+            latencies: OnceLock::new(),
             metrics: self.metrics.clone(),
         };
         Retry { inner, own: Arc::new(own) }
@@ -194,6 +209,8 @@ struct Own {
     budget_config: budget::Config,
     throttling: Throttling,
     throttling_config: Option<throttling::Config>,
+    hedge: Option<hedge_config::Config>,
+    latencies: OnceLock<Box<Latencies>>,
     metrics: Option<Arc<DestinationMetrics>>,
 }
 
@@ -224,8 +241,9 @@ where
             }
         };
         budget.deposit(started);
+        let plan = self.plan(&request, config, started);
         let per_try = config.per_try_timeout;
-        let limit = (config.attempts > 0).then_some(config.body_limit);
+        let limit = (config.attempts > 0 || plan.is_some()).then_some(config.body_limit);
         let mut call = call::unpin(&mut request);
         let sent = match &call {
             Some(call) => call.sent.clone(),
@@ -237,8 +255,17 @@ where
             Some(call) => call.expiry,
             None => request.extensions().get().copied(),
         };
-        if let (Some(allowed), Some(call)) = (per_try, &mut call) {
-            Arc::make_mut(call).expiry = Some(sooner(expiry, started + allowed));
+        let plan = plan.filter(|_| source.is_some());
+        // An attempt that may go on beside others has no timeout of its own.
+        let per_try = per_try.filter(|_| plan.is_none_or(Plan::cuts));
+        if let Some(call) = &mut call
+            && (per_try.is_some() || plan.is_some())
+        {
+            let call = Arc::make_mut(call);
+            call.hedged = plan.is_some();
+            if let Some(allowed) = per_try {
+                call.expiry = Some(sooner(expiry, started + allowed));
+            }
         }
         let repeat = source.map(|source| {
             Box::new(Repeat {
@@ -255,7 +282,30 @@ where
         });
         request.body_mut().call = call;
         let inner = self.inner.call(request);
-        ResponseFuture { state: State::Attempt { inner, timer: None }, repeat, attempt: 1, per_try }
+        let (state, repeat) = match (plan, repeat) {
+            (Some(plan), Some(repeat)) => {
+                let hedged = Hedged::new(repeat, inner, plan, started, per_try);
+                (State::Hedged { hedged: Box::new(hedged) }, None)
+            }
+            (_, repeat) => (State::Attempt { inner, timer: None }, repeat),
+        };
+        ResponseFuture { state, repeat, attempt: 1, per_try }
+    }
+}
+
+impl<S> Retry<S> {
+    /// How a call is hedged, if it is.
+    fn plan(&self, request: &Request<Body>, config: &Config, started: Timestamp) -> Option<Plan> {
+        let pinned = call::pinned(request);
+        let hedge = match pinned {
+            Some(call) => call.policy.hedge.as_ref()?,
+            None => self.own.hedge.as_ref()?,
+        };
+        let shared = pinned.and_then(|call| call.shared.as_deref());
+        let latencies = shared.map_or(&self.own.latencies, |shared| &shared.latencies);
+        let latencies = || &**latencies.get_or_init(Box::default);
+        let asked = call::options(request);
+        Plan::new(hedge, config, asked, request.method(), started, latencies)
     }
 }
 
@@ -264,7 +314,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseFuture<S, F> {
         #[pin]
-        state: State<F>,
+        state: State<S, F>,
         // Boxed, since futures are moved many times before they are polled.
         repeat: Option<Box<Repeat<S>>>,
         attempt: u32,
@@ -275,7 +325,7 @@ pin_project! {
 pin_project! {
     #[project = StateProject]
     #[derive(Debug)]
-    enum State<F> {
+    enum State<S, F> {
         Attempt {
             #[pin]
             inner: F,
@@ -285,6 +335,9 @@ pin_project! {
             timer: Pin<Box<Sleep>>,
         },
         Ready,
+        Hedged {
+            hedged: Box<Hedged<S, F>>,
+        },
     }
 }
 
@@ -340,12 +393,14 @@ where
                         return Poll::Ready(Err(error.into().with_attempts(*this.attempt)));
                     }
                     *this.attempt += 1;
-                    let body = repeat.next.take().unwrap_or_default();
+                    let Some(further) = repeat.next.take() else { return Poll::Pending };
+                    repeat.permit = further.permit;
                     let counted = *this.attempt - u32::from(repeat.resent);
-                    let request = repeat.head.request(counted, body, *this.per_try);
+                    let request = repeat.head.request(counted, further.body, *this.per_try);
                     let inner = repeat.service.call(request);
                     this.state.set(State::Attempt { inner, timer: None });
                 }
+                StateProject::Hedged { hedged } => return hedged.poll(cx),
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::deadline::Expiry;
 use crate::telemetry::DestinationMetrics;
 use http::{Response, StatusCode};
+use mesh_core::hedge::Latencies;
 use mesh_core::limit::{Kind, Permit};
 use mesh_core::retry::pushback::{self, Pushback};
 use mesh_core::retry::{Attempted, End, Stop, Verdict, budget, decide, throttling};
@@ -22,8 +23,8 @@ pub(super) struct Repeat<S> {
     pub(super) service: S,
     pub(super) head: Head,
     pub(super) body: Source,
-    /// The body of the attempt that was decided on.
-    pub(super) next: Option<Body>,
+    /// What the attempt that was decided on needs.
+    pub(super) next: Option<Further>,
     /// Counts a retry under way.
     pub(super) permit: Option<Permit>,
     pub(super) own: Arc<Own>,
@@ -41,6 +42,40 @@ pub(super) enum Next {
     Attempt(Duration),
     /// None: its end is the call's. If that is for want of something, what was used up.
     Stop(Option<ErrorKind>),
+}
+
+/// What an attempt's end means.
+pub(super) enum Seen {
+    /// It is the call's: well, or nothing that another attempt may mend.
+    Answer,
+    /// The server asks not to be called again.
+    Forbidden,
+    /// The endpoint left the request out.
+    Unprocessed,
+    /// A failure on a condition of the policy.
+    Failure {
+        /// All attempts of a sequence are made.
+        exhausted: bool,
+        /// How long the server asks to be left alone.
+        pushback: Option<Duration>,
+    },
+}
+
+/// What a further attempt needs and holds.
+#[derive(Debug)]
+pub(super) struct Further {
+    pub(super) body: Body,
+    pub(super) permit: Option<Permit>,
+    /// Whether it is one of those that settings bound.
+    pub(super) counts: bool,
+}
+
+/// Why there can be no further attempt.
+pub(super) enum Refused {
+    /// Something is used up.
+    Exhausted(ErrorKind),
+    /// There is no time, or no body.
+    Impossible,
 }
 
 impl<S> Repeat<S> {
@@ -84,78 +119,90 @@ impl<S> Repeat<S> {
 
     /// The endpoint that let the attempt run out of time.
     pub(super) fn hung(&self) -> Option<&EndpointId> {
-        self.pinned().and_then(|call| call.hung.get())
+        self.pinned().and_then(|call| call.at.get())
+    }
+
+    /// How long first attempts of the destination take.
+    pub(super) fn latencies(&self) -> &Latencies {
+        let shared = self.pinned().and_then(|call| call.shared.as_deref());
+        let latencies = shared.map_or(&self.own.latencies, |shared| &shared.latencies);
+        latencies.get_or_init(Box::default)
     }
 
     /// What follows attempt number `attempt`. If that is another, everything is set for it.
     pub(super) fn next<R>(&mut self, answer: &Result<Response<R>, Error>, attempt: u32) -> Next {
         self.permit = None;
-        let (verdict, pushback) = self.judge(answer, attempt);
-        match verdict {
-            Verdict::Transparent => self.resend(answer),
-            Verdict::Retry { .. } => self.retry(answer, pushback),
-            Verdict::Stop { why: Stop::Exhausted } => Next::Stop(Some(ErrorKind::RetryLimit)),
-            Verdict::Stop { .. } => Next::Stop(None),
+        let further = match self.judge(answer, attempt) {
+            Seen::Answer | Seen::Forbidden => return Next::Stop(None),
+            Seen::Unprocessed => self.resend().map(|further| (further, Duration::ZERO)),
+            Seen::Failure { exhausted: true, .. } => {
+                return Next::Stop(Some(ErrorKind::RetryLimit));
+            }
+            Seen::Failure { pushback, .. } => {
+                let delay = self.delay(answer, pushback);
+                self.further(delay).map(|further| (further, delay))
+            }
+        };
+        match further {
+            Ok((further, delay)) => {
+                self.next = Some(further);
+                self.avoid(answer);
+                Next::Attempt(delay)
+            }
+            Err(Refused::Exhausted(what)) => Next::Stop(Some(what)),
+            Err(Refused::Impossible) => Next::Stop(None),
         }
     }
 
-    /// Whether another attempt may follow, and what the server says about it.
-    fn judge<R>(
-        &self,
-        answer: &Result<Response<R>, Error>,
-        attempt: u32,
-    ) -> (Verdict, Option<Pushback>) {
-        let none = Verdict::Stop { why: Stop::NotListed };
+    /// What the end of attempt number `attempt` means. Tells it to retry throttling.
+    pub(super) fn judge<R>(&self, answer: &Result<Response<R>, Error>, attempt: u32) -> Seen {
         let Some(end) = self.end(answer) else {
             if let Some((throttling, config)) = self.throttling() {
                 throttling.succeeded(config);
             }
-            return (none, None);
+            return Seen::Answer;
         };
         let headers = answer.as_ref().ok().map(Response::headers);
         let attempted = Attempted::new(&self.head.method, end)
             .with_idempotent(self.idempotent())
-            .with_attempts(attempt - u32::from(self.resent))
+            .with_attempts(attempt - u32::from(self.resent && attempt > 1))
             .with_resent(self.resent)
             .with_headers(headers);
         let verdict = decide(self.config(), &attempted);
         let pushback = headers.and_then(pushback::grpc);
-        let listed =
+        let named =
             !matches!(verdict, Verdict::Transparent | Verdict::Stop { why: Stop::NotListed });
-        if (listed || pushback == Some(Pushback::Stop))
+        if (named || pushback == Some(Pushback::Stop))
             && let Some((throttling, config)) = self.throttling()
         {
             throttling.failed(config);
         }
-        match pushback {
-            Some(Pushback::Stop) => (none, pushback),
-            _ => (verdict, pushback),
-        }
+        let exhausted = match (verdict, pushback) {
+            (_, Some(Pushback::Stop)) => return Seen::Forbidden,
+            (Verdict::Transparent, _) => return Seen::Unprocessed,
+            (Verdict::Retry { .. }, _) => false,
+            (Verdict::Stop { why: Stop::Exhausted }, _) => true,
+            (Verdict::Stop { .. }, _) => return Seen::Answer,
+        };
+        let pushback = match pushback {
+            Some(Pushback::Wait(delay)) => Some(delay),
+            _ => None,
+        };
+        Seen::Failure { exhausted, pushback }
     }
 
-    /// Sends again at once what the application cannot have seen.
-    fn resend<R>(&mut self, answer: &Result<Response<R>, Error>) -> Next {
-        let now = clock::now();
-        if !self.is_possible(now, Duration::ZERO) {
-            return Next::Stop(None);
-        }
-        self.next = self.body.again();
-        self.resent = true;
-        self.avoid(answer);
-        if self.next.is_some() { Next::Attempt(Duration::ZERO) } else { Next::Stop(None) }
-    }
-
-    fn retry<R>(
+    /// What the server asked for, else the back-off; none for what cannot have reached the
+    /// application.
+    fn delay<R>(
         &mut self,
         answer: &Result<Response<R>, Error>,
-        pushback: Option<Pushback>,
-    ) -> Next {
-        let asked = match (pushback, answer) {
-            (Some(Pushback::Wait(delay)), _) => Some(delay),
-            (_, Ok(response)) => pushback::retry_after(response.headers(), clock::wall()),
-            (_, Err(_)) => None,
-        };
-        let delay = match asked {
+        pushback: Option<Duration>,
+    ) -> Duration {
+        let asked = pushback.or_else(|| match answer {
+            Ok(response) => pushback::retry_after(response.headers(), clock::wall()),
+            Err(_) => None,
+        });
+        match asked {
             Some(delay) => {
                 self.backoffs = 0;
                 delay
@@ -165,25 +212,44 @@ impl<S> Repeat<S> {
                 self.backoffs = self.backoffs.saturating_add(1);
                 self.config().backoff.delay(self.backoffs, &mut || fastrand::u64(..))
             }
-        };
+        }
+    }
+
+    /// Sends again at once what the application cannot have seen: it counts nowhere.
+    pub(super) fn resend(&mut self) -> Result<Further, Refused> {
+        if !self.is_possible(clock::now(), Duration::ZERO) {
+            return Err(Refused::Impossible);
+        }
+        let body = self.body.again().ok_or(Refused::Impossible)?;
+        self.resent = true;
+        Ok(Further { body, permit: None, counts: false })
+    }
+
+    /// An attempt that begins after `delay`, in place of those before it.
+    pub(super) fn further(&self, delay: Duration) -> Result<Further, Refused> {
         let now = clock::now();
         if !self.is_possible(now, delay) {
-            return Next::Stop(None);
+            return Err(Refused::Impossible);
         }
-        match self.admit(now) {
-            Ok(permit) => self.permit = permit,
-            Err(what) => return Next::Stop(Some(what)),
-        }
+        let permit = self.admit(now).map_err(Refused::Exhausted)?;
         // Now the earlier attempt loses the body; had the budget refused, it would still need it.
-        self.next = self.body.again();
-        if self.next.is_none() {
-            return Next::Stop(None);
-        }
+        let body = self.body.again().ok_or(Refused::Impossible)?;
+        Ok(self.counted(body, permit))
+    }
+
+    /// An attempt that begins now, beside others; `None` while the request is not whole. An error
+    /// says what is used up.
+    pub(super) fn beside(&self) -> Result<Option<Further>, ErrorKind> {
+        let Some(body) = self.body.copy() else { return Ok(None) };
+        let permit = self.admit(clock::now())?;
+        Ok(Some(self.counted(body, permit)))
+    }
+
+    fn counted(&self, body: Body, permit: Option<Permit>) -> Further {
         if let Some(metrics) = self.metrics() {
             metrics.retried();
         }
-        self.avoid(answer);
-        Next::Attempt(delay)
+        Further { body, permit, counts: true }
     }
 
     /// Whether there is time and a body for an attempt that begins after `delay`.
@@ -241,8 +307,17 @@ impl<S> Repeat<S> {
             Ok(response) => response.extensions().get().map(|Tried(endpoint)| endpoint.clone()),
             Err(error) => error.endpoint().map(EndpointId::from),
         };
-        if let (Some(call), Some(tried)) = (&mut self.head.call, tried) {
-            Arc::make_mut(call).tried.push(tried);
+        if let Some(tried) = tried {
+            self.tried(tried);
+        }
+    }
+
+    /// Notes an endpoint that further attempts are to avoid.
+    pub(super) fn tried(&mut self, endpoint: EndpointId) {
+        if let Some(call) = &mut self.head.call
+            && !call.tried.contains(&endpoint)
+        {
+            Arc::make_mut(call).tried.push(endpoint);
         }
     }
 }

@@ -10,7 +10,8 @@
 //!     └────── nobody may ask for another ► sent once: the tape is let go
 //! ```
 //!
-//! One attempt at a time owns the source. An attempt that is over may still have its body read
+//! One attempt at a time owns the source; once it is read in full, several may read the tape.
+//! An attempt that is over may still have its body read
 //! by a connection for a moment; from the next attempt on, that reader gets an error instead of
 //! frames, which resets its stream.
 //!
@@ -81,6 +82,14 @@ impl Tape {
             sent.begin();
         }
         Some(Replay { shared: self.0.clone(), attempt: shared.attempt, next: 0 })
+    }
+
+    /// The body for an attempt beside the one that has it, once all of it is recorded; takes
+    /// nothing from that one.
+    pub(crate) fn copy(&self) -> Option<Replay> {
+        let shared = self.0.lock();
+        let whole = shared.repeatable && (shared.ended || shared.source.is_end_stream());
+        whole.then(|| Replay { shared: self.0.clone(), attempt: shared.attempt, next: 0 })
     }
 }
 
@@ -309,6 +318,25 @@ mod tests {
         let mut second = play(&tape);
         assert!(first.frame().await.expect("a frame").is_err());
         assert_eq!(read(&mut second).await.as_deref(), Some(&b"one"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_is_recorded_in_full_is_sent_to_several_at_once() {
+        let (feed, tape) = fed(100);
+        feed.try_send(data("one")).expect("room");
+        let mut first = play(&tape);
+        assert!(tape.copy().is_none());
+        assert_eq!(read(&mut first).await.as_deref(), Some(&b"one"[..]));
+        assert!(tape.copy().is_none(), "there may be more");
+        feed.try_send(data("two")).expect("room");
+        drop(feed);
+        assert_eq!(read(&mut first).await.as_deref(), Some(&b"two"[..]));
+        assert!(first.frame().await.is_none());
+        let copies = [tape.copy().expect("whole"), tape.copy().expect("whole")];
+        for copy in copies {
+            assert_eq!(Body::from(copy).collect().await.expect("whole").to_bytes(), "onetwo");
+        }
+        assert!(first.frame().await.is_none(), "nothing was taken from it");
     }
 
     #[tokio::test]

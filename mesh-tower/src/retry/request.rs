@@ -49,6 +49,14 @@ impl Source {
         }
     }
 
+    /// A copy to send beside the attempt that has the body; `None` while that is not read in full.
+    pub(super) fn copy(&self) -> Option<Body> {
+        match self {
+            Self::Whole(body) => body.try_clone(),
+            Self::Tape(tape) => tape.copy().map(Body::from),
+        }
+    }
+
     pub(super) fn again(&self) -> Option<Body> {
         match self {
             Self::Whole(body) => body.try_clone(),
@@ -110,7 +118,7 @@ impl Head {
         if let Some(before) = &self.call {
             let mut call = Call::clone(before);
             call.attempt = attempt;
-            call.hung = OnceLock::new();
+            call.at = OnceLock::new();
             call.expiry = match per_try {
                 Some(allowed) => Some(sooner(self.expiry, clock::now() + allowed)),
                 None => self.expiry,

@@ -386,6 +386,7 @@ async fn retries_at_once_may_be_a_share_of_the_calls_at_once() {
         throttling: Throttling::new(),
         limits: limits.clone(),
         metrics: Metrics::new().destination("inventory"),
+        latencies: OnceLock::new(),
     });
     let mut policy = Policy::default();
     policy.budget.active_percent = Some(20);
@@ -578,6 +579,7 @@ async fn pinned_policy_budget_and_metrics_win() {
         throttling: Throttling::new(),
         limits: Limits::default(),
         metrics: metrics.clone(),
+        latencies: OnceLock::new(),
     });
     let script = Script::new([status(503)]);
     let mut request = request(Method::GET);
@@ -605,6 +607,7 @@ async fn retries_at_once_are_limited_if_the_policy_says_so() {
         throttling: Throttling::new(),
         limits: limits.clone(),
         metrics: Metrics::new().destination("inventory"),
+        latencies: OnceLock::new(),
     });
     for (others, attempts) in [(0, 2), (1, 1)] {
         let held: Vec<_> = (0..others).map(|_| limits.acquire(Kind::Retry)).collect();

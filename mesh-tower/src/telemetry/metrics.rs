@@ -13,6 +13,7 @@
 //! | `mesh.tls.handshakes` | `result` = success, client_certificate, timeout, failure | TLS handshakes of callers |
 //! | `mesh.calls` | `mesh.destination`, `mesh.outcome` = success, failure, cancelled | each call with all its attempts |
 //! | `mesh.retry.attempts` | `mesh.destination` | attempts after the first |
+//! | `mesh.retry.hedges` | `mesh.destination` | of these, those sent beside an attempt under way |
 //! | `mesh.retry.budget.exhausted` | `mesh.destination` | retries the budget refused |
 //! | `mesh.retry.budget.remaining` | `mesh.destination` | retries the budget would allow now |
 //! | `mesh.lb.picks` | `mesh.destination` | endpoints picked |
@@ -197,6 +198,7 @@ pub struct DestinationMetrics {
     failed: AtomicU64,
     cancelled: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
     budget_exhausted: AtomicU64,
     picks: AtomicU64,
     ejections: AtomicU64,
@@ -219,6 +221,8 @@ pub struct Counts {
     pub cancelled: u64,
     /// Attempts after the first.
     pub retries: u64,
+    /// Of these, those sent beside an attempt under way.
+    pub hedges: u64,
     /// Retries that the budget refused.
     pub budget_exhausted: u64,
     /// Endpoints picked: attempts that got as far as an endpoint.
@@ -237,6 +241,7 @@ impl DestinationMetrics {
             failed: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            hedges: AtomicU64::new(0),
             budget_exhausted: AtomicU64::new(0),
             picks: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
@@ -277,6 +282,11 @@ impl DestinationMetrics {
     /// A further attempt is made.
     pub fn retried(&self) {
         self.retries.fetch_add(1, Relaxed);
+    }
+
+    /// A further attempt is made beside one under way.
+    pub fn hedged(&self) {
+        self.hedges.fetch_add(1, Relaxed);
     }
 
     /// The budget refused a further attempt.
@@ -338,6 +348,7 @@ impl DestinationMetrics {
             failed: self.failed.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
             retries: self.retries.load(Relaxed),
+            hedges: self.hedges.load(Relaxed),
             budget_exhausted: self.budget_exhausted.load(Relaxed),
             picks: self.picks.load(Relaxed),
             ejections: self.ejections.load(Relaxed),

@@ -227,8 +227,11 @@ fn counters(
             counter(&mut family, &labels, count)?;
         }
     }
-    let plain: [(&str, &str, Read); 5] = [
+    let plain: [(&str, &str, Read); 6] = [
         ("mesh_retry_attempts", "Attempts after the first", |of| of.counts().retries),
+        ("mesh_retry_hedges", "Attempts after the first, sent beside one under way", |of| {
+            of.counts().hedges
+        }),
         ("mesh_retry_budget_exhausted", "Retries that the budget refused", |of| {
             of.counts().budget_exhausted
         }),

@@ -9,6 +9,7 @@ mod filters;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod health;
+mod hedging;
 mod limits;
 mod load;
 mod names;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Keys of a policy that concern one call. The others concern what all calls to a destination
 /// share, and cannot differ by route.
-const PER_CALL: [&str; 5] = ["affinity", "criticality", "hash", "retry", "timeouts"];
+const PER_CALL: [&str; 6] = ["affinity", "criticality", "hash", "hedge", "retry", "timeouts"];
 
 /// What is written for each level.
 #[derive(Default)]
@@ -159,6 +159,7 @@ impl Compiler<'_> {
             self.invalid(merged, "healthCheck", check.problems());
         }
         policy.timeouts.explicit = origins.of("timeouts.request") != Origin::DEFAULT;
+        self.hedge(&policy, merged);
         (Arc::new(policy), Arc::new(origins))
     }
 
@@ -175,6 +176,22 @@ impl Compiler<'_> {
             if self.warned.insert(at.at) {
                 self.problems.push(Problem::error(invalid.message).at(at.at));
             }
+        }
+    }
+
+    /// Checks that it is said once when to hedge.
+    fn hedge(&mut self, policy: &Policy, merged: &Node) {
+        let (Some(hedge), Some(written)) = (&policy.hedge, merged.get("hedge")) else { return };
+        let problem = match hedge.contradiction() {
+            Some(why) => Problem::error(why),
+            None if hedge.on_per_try_timeout && policy.retry.per_try_timeout.is_none() => {
+                Problem::error("`onPerTryTimeout` has no effect without `retry.perTryTimeout`")
+            }
+            None => return,
+        };
+        // One policy serves many destinations and rules; its faults are told once.
+        if self.warned.insert(written.at) {
+            self.problems.push(problem.at(written.at));
         }
     }
 

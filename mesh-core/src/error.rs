@@ -82,6 +82,8 @@ kinds! {
     StreamIdle = "stream_idle_timeout" "SI" 504 "connection_read_timeout",
     /// The stream lasted longer than it may.
     StreamDuration = "duration_timeout" "DT" 504 "http_response_timeout",
+    /// The policy fails the call on purpose.
+    FaultInjected = "fault_injected" "FI" 503 "proxy_internal_response",
     /// A rate limit refused the call.
     RateLimited = "rate_limited" "RL" 429 "http_request_denied",
     /// An intention denies the caller.

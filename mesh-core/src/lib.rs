@@ -14,6 +14,7 @@ mod draw;
 mod endpoint;
 mod error;
 pub mod explain;
+pub mod fault;
 pub mod hash;
 pub mod health;
 pub mod hedge;

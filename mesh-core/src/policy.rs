@@ -6,7 +6,7 @@ use crate::config::span;
 use crate::criticality::Criticality;
 use crate::health::{breaker, check, outlier};
 use crate::retry::{budget, throttling};
-use crate::{affinity, hash, hedge, limit, pick, retry};
+use crate::{affinity, fault, hash, hedge, limit, pick, retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// How critical calls are that do not say so, nor inherit it. None: they do not say.
     pub criticality: Option<Criticality>,
+    /// What is delayed or failed on purpose. Nothing.
+    pub fault: Option<fault::Config>,
     /// What is spoken to endpoints.
     pub protocol: Protocol,
     /// Connections to endpoints.
@@ -68,6 +70,7 @@ impl Default for Policy {
             retry_throttling: None,
             timeouts: Timeouts::default(),
             criticality: None,
+            fault: None,
             protocol: Protocol::default(),
             connections: ConnectionConfig::default(),
         }

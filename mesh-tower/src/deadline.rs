@@ -180,6 +180,11 @@ where
     }
 }
 
+/// Until when the head of the answer to a call must be there, as this layer will hold it.
+pub(crate) fn head<B: 'static>(request: &Request<B>) -> Timestamp {
+    Limits::of(request, &Timeouts::default()).head
+}
+
 /// The instants that one call is held to.
 #[derive(Clone, Copy, Debug)]
 struct Limits {

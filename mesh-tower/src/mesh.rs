@@ -21,6 +21,7 @@ use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
 use mesh_core::pick::Labels;
+use mesh_core::fault::Active;
 use mesh_core::route::RouteRequest;
 use mesh_core::route::filter::Filters;
 use mesh_core::snapshot::{DestinationConfig, DestinationId, Routed, Snapshot, Unrouted};
@@ -49,6 +50,8 @@ struct Shared {
     version: AtomicU64,
     environment: Environment,
     metrics: Metrics,
+    /// Calls that are delayed on purpose now.
+    faults: Active,
     server_tls: Option<Arc<tls::Server>>,
     /// Our own name among services.
     service: Option<DestinationName>,
@@ -254,6 +257,11 @@ impl Mesh {
         self.worker
     }
 
+    /// The calls that are delayed on purpose now.
+    pub(crate) fn faults(&self) -> &Active {
+        &self.shared.faults
+    }
+
     /// Finds the route of a call. With `plain`, a host that is not
     /// configured is a DNS name.
     pub(crate) fn route<B>(
@@ -382,6 +390,7 @@ impl Mesh {
             version: AtomicU64::new(0),
             environment,
             metrics,
+            faults: Active::default(),
             server_tls,
             service,
         };

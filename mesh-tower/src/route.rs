@@ -12,6 +12,7 @@
 //!
 //! What the rule does to requests and responses ([`mesh_core::route::filter`]) is done here as
 //! well: it edits both, or answers instead of sending. A rule without filters costs one branch.
+//! So does a policy without a `fault` ([`mesh_core::fault`]).
 //!
 //! Order: topmost, since everything below asks the policy that it pins.
 //! Errors: [`ErrorKind::NoRoute`], [`ErrorKind::NoDestination`]; [`ErrorKind::Tls`] for an `https`
@@ -20,6 +21,7 @@
 
 use crate::call::{self, Begun, Call};
 use crate::criticality;
+use crate::fault::{Delayed, Ended, Fault, Next};
 use crate::fields;
 use crate::filter::{self, After};
 use crate::mesh::{Mesh, Stop};
@@ -33,7 +35,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -110,20 +112,20 @@ pub struct Route<S> {
 
 impl<S, B, R> Service<Request<B>> for Route<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<Error>,
     B: 'static,
     R: From<Bytes>,
 {
     type Response = S::Response;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S, B, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> ResponseFuture<S::Future> {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let begun = Begun::now(&request);
         self.call_begun(request, begun)
     }
@@ -140,23 +142,21 @@ impl<S> Route<S> {
         &mut self,
         mut request: Request<B>,
         begun: Begun,
-    ) -> ResponseFuture<S::Future>
+    ) -> ResponseFuture<S, B, S::Future>
     where
-        S: Service<Request<B>>,
+        S: Service<Request<B>> + Clone,
         B: 'static,
     {
-        let mut after = None;
         let state = match self.find(&mut request, begun) {
             Ok(mut call) => {
                 // By what the caller sent: filters may edit it.
                 call.belong(&request, self.source);
                 criticality::send(&call, request.headers_mut());
-                match edited(&mut call, &mut request, &mut after) {
-                    Ok(()) => {
-                        call::pin(&mut request, call);
-                        State::Routed { inner: self.inner.call(request), after }
-                    }
-                    Err(response) => State::Answered { response: Some(response) },
+                if call.filters.is_some() || call.policy.fault.is_some() {
+                    self.shape(call, request)
+                } else {
+                    call::pin(&mut request, call);
+                    State::Routed { inner: self.inner.call(request), after: None }
                 }
             }
             Err(Stop::Refused(error)) => State::Refused { error: Some(error) },
@@ -167,18 +167,38 @@ impl<S> Route<S> {
         };
         ResponseFuture { state }
     }
-}
 
-/// Lets the filters of a call, if it has any, edit its request.
-fn edited<B>(
-    call: &mut Call,
-    request: &mut Request<B>,
-    after: &mut Option<Box<After>>,
-) -> Result<(), Box<Response<Bytes>>> {
-    if let Some(filters) = call.filters.take() {
-        *after = filter::request(filters, request)?;
+    /// Lets the filters of a call edit its request, and its policy inject a fault.
+    fn shape<B>(&mut self, mut call: Call, mut request: Request<B>) -> State<S, B, S::Future>
+    where
+        S: Service<Request<B>> + Clone,
+        B: 'static,
+    {
+        let fault = Fault::decide(&call, &request, self.mesh.faults());
+        let mut after = None;
+        if let Some(filters) = call.filters.take()
+            && !fault.as_ref().is_some_and(Fault::aborts)
+        {
+            after = match filter::request(filters, &mut request) {
+                Ok(after) => after,
+                Err(response) => return State::Answered { response: Some(response) },
+            };
+        }
+        call::pin(&mut request, call);
+        let Some(fault) = fault else {
+            return State::Routed { inner: self.inner.call(request), after };
+        };
+        // A call that leaves later uses the instance that was made ready for it.
+        let ready = || {
+            let next = self.inner.clone();
+            std::mem::replace(&mut self.inner, next)
+        };
+        match fault.inject(request, after, ready) {
+            Next::Send(request, after) => State::Routed { inner: self.inner.call(request), after },
+            Next::Answer(response) => State::Answered { response: Some(response) },
+            Next::Wait(delayed) => State::Delayed { delayed },
+        }
     }
-    Ok(())
 }
 
 impl<S> Route<S> {
@@ -252,24 +272,27 @@ fn complete<B>(request: &mut Request<B>, authority: &Authority) -> Result<(), Er
 pin_project! {
     /// The inner answer, that of the rule itself, or the refusal when nothing matches.
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct ResponseFuture<S, B, F> {
         #[pin]
-        state: State<F>,
+        state: State<S, B, F>,
     }
 }
 
 pin_project! {
     #[project = StateProject]
     #[derive(Debug)]
-    enum State<F> {
+    enum State<S, B, F> {
         Routed { #[pin] inner: F, after: Option<Box<After>> },
+        Delayed { delayed: Pin<Box<Delayed<S, B>>> },
         Refused { error: Option<Error> },
         Answered { response: Option<Box<Response<Bytes>>> },
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<S, B, F, R, E> Future for ResponseFuture<S, B, F>
 where
+    S: Service<Request<B>, Future = F>,
+    B: 'static,
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<Error>,
     R: From<Bytes>,
@@ -277,22 +300,34 @@ where
     type Output = Result<Response<R>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProject::Routed { inner, after } => {
-                let mut answer = inner.poll(cx);
-                if let (Some(after), Poll::Ready(Ok(response))) = (after, &mut answer) {
-                    after.apply(response.headers_mut());
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProject::Routed { inner, after } => {
+                    let mut answer = inner.poll(cx);
+                    if let (Some(after), Poll::Ready(Ok(response))) = (after, &mut answer) {
+                        after.apply(response.headers_mut());
+                    }
+                    return answer.map_err(Into::into);
                 }
-                answer.map_err(Into::into)
-            }
-            StateProject::Refused { error } => match error.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => Poll::Pending,
-            },
-            StateProject::Answered { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok((*response).map(R::from))),
-                None => Poll::Pending,
-            },
+                StateProject::Refused { error } => {
+                    return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+                }
+                StateProject::Answered { response } => {
+                    return match response.take() {
+                        Some(response) => Poll::Ready(Ok((*response).map(R::from))),
+                        None => Poll::Pending,
+                    };
+                }
+                StateProject::Delayed { delayed } => match ready!(delayed.as_mut().poll(cx)) {
+                    Ended::Send(mut service, request, after) => {
+                        State::Routed { inner: service.call(request), after }
+                    }
+                    Ended::Answer(response) => State::Answered { response: Some(response) },
+                    Ended::Late(error) => State::Refused { error: Some(error) },
+                },
+            };
+            state.set(next);
         }
     }
 }

@@ -21,6 +21,7 @@
 //! | `mesh.lb.ejections` | `mesh.destination` | endpoints ejected by outlier detection |
 //! | `mesh.health_check.results` | `mesh.destination`, `result` = success, or why it failed: status, grpc_status, not_serving, immediate_fail, connect, timeout, reset, garbage, too_long | active health checks |
 //! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
+//! | `mesh.fault.delays`, `mesh.fault.aborts` | `mesh.destination` | calls delayed, and calls failed, on purpose |
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
 //!
@@ -204,6 +205,8 @@ pub struct DestinationMetrics {
     ejections: AtomicU64,
     checks_passed: AtomicU64,
     checks_failed: [AtomicU64; Cause::WORDS.len()],
+    delays: AtomicU64,
+    aborts: AtomicU64,
     breaker: [AtomicU64; BreakerState::ALL.len()],
     shed: ByKind,
     observe: Mutex<Option<Weak<dyn Observe>>>,
@@ -229,6 +232,10 @@ pub struct Counts {
     pub picks: u64,
     /// Endpoints that outlier detection took out.
     pub ejections: u64,
+    /// Calls delayed on purpose.
+    pub delays_injected: u64,
+    /// Calls failed on purpose.
+    pub aborts_injected: u64,
 }
 
 impl DestinationMetrics {
@@ -247,6 +254,8 @@ impl DestinationMetrics {
             ejections: AtomicU64::new(0),
             checks_passed: AtomicU64::new(0),
             checks_failed: Default::default(),
+            delays: AtomicU64::new(0),
+            aborts: AtomicU64::new(0),
             breaker: Default::default(),
             shed: ByKind::default(),
             observe: Mutex::new(None),
@@ -317,6 +326,16 @@ impl DestinationMetrics {
         count.fetch_add(1, Relaxed);
     }
 
+    /// A call is delayed on purpose.
+    pub fn fault_delayed(&self) {
+        self.delays.fetch_add(1, Relaxed);
+    }
+
+    /// A call fails on purpose, now or after its delay.
+    pub fn fault_aborted(&self) {
+        self.aborts.fetch_add(1, Relaxed);
+    }
+
     /// A breaker came into a state.
     pub fn breaker_changed(&self, to: BreakerState) {
         self.breaker[to as usize].fetch_add(1, Relaxed);
@@ -352,6 +371,8 @@ impl DestinationMetrics {
             budget_exhausted: self.budget_exhausted.load(Relaxed),
             picks: self.picks.load(Relaxed),
             ejections: self.ejections.load(Relaxed),
+            delays_injected: self.delays.load(Relaxed),
+            aborts_injected: self.aborts.load(Relaxed),
         }
     }
 

@@ -166,6 +166,30 @@ where
     }
 }
 
+/// Counts a call that a layer above answers by itself as one of its destination.
+pub(crate) fn answered<B: 'static, R>(request: &Request<B>, response: &Response<R>) {
+    let mut watch = alone(request);
+    watch.head(response);
+    watch.complete();
+}
+
+/// Counts a call that a layer above fails as one of its destination, which the error names from
+/// here on.
+pub(crate) fn failed<B: 'static>(request: &Request<B>, error: Error) -> Error {
+    alone(request).failed(error)
+}
+
+/// The watch of a call that never comes to this layer.
+fn alone<B: 'static>(request: &Request<B>) -> Watch {
+    let pinned = call::pinned(request);
+    let grpc = pinned.is_some_and(|call| call.grpc);
+    let started = pinned.map_or_else(clock::now, |call| call.started);
+    let metrics = pinned.and_then(Call::metrics).cloned();
+    let destination = metrics.as_deref().map_or("", DestinationMetrics::name);
+    let span = span::start(Scope::Call, request, destination, grpc);
+    Watch::new(Scope::Call, metrics, span, started, request.method(), grpc)
+}
+
 pin_project! {
     /// The inner answer, watched.
     #[derive(Debug)]

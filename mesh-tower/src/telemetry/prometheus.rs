@@ -227,7 +227,7 @@ fn counters(
             counter(&mut family, &labels, count)?;
         }
     }
-    let plain: [(&str, &str, Read); 6] = [
+    let plain: [(&str, &str, Read); 8] = [
         ("mesh_retry_attempts", "Attempts after the first", |of| of.counts().retries),
         ("mesh_retry_hedges", "Attempts after the first, sent beside one under way", |of| {
             of.counts().hedges
@@ -239,6 +239,8 @@ fn counters(
         ("mesh_lb_ejections", "Endpoints that outlier detection took out", |of| {
             of.counts().ejections
         }),
+        ("mesh_fault_delays", "Calls delayed on purpose", |of| of.counts().delays_injected),
+        ("mesh_fault_aborts", "Calls failed on purpose", |of| of.counts().aborts_injected),
         ("mesh_metrics_overflow", "Requests counted in a series called _OTHER", |of| {
             of.http.overflowed()
         }),

@@ -5,6 +5,7 @@ mod affinity;
 mod cancel;
 mod config;
 mod down;
+mod faults;
 mod filters;
 #[cfg(feature = "tonic")]
 mod grpc;

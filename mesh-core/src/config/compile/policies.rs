@@ -8,6 +8,7 @@ use super::super::source::{Origin, Origins};
 use super::super::tree::{Node, Value};
 use super::merge::{join, nothing, origins, overlay};
 use super::{Compiler, Problem, overload};
+use crate::fault;
 use crate::health::Invalid;
 use crate::name::DestinationName;
 use crate::policy::Policy;
@@ -17,7 +18,8 @@ use std::sync::Arc;
 
 /// Keys of a policy that concern one call. The others concern what all calls to a destination
 /// share, and cannot differ by route.
-const PER_CALL: [&str; 6] = ["affinity", "criticality", "hash", "hedge", "retry", "timeouts"];
+const PER_CALL: [&str; 7] =
+    ["affinity", "criticality", "fault", "hash", "hedge", "retry", "timeouts"];
 
 /// What is written for each level.
 #[derive(Default)]
@@ -160,6 +162,7 @@ impl Compiler<'_> {
         }
         policy.timeouts.explicit = origins.of("timeouts.request") != Origin::DEFAULT;
         self.hedge(&policy, merged);
+        self.contradictions(&policy, merged);
         (Arc::new(policy), Arc::new(origins))
     }
 
@@ -192,6 +195,21 @@ impl Compiler<'_> {
         // One policy serves many destinations and rules; its faults are told once.
         if self.warned.insert(written.at) {
             self.problems.push(problem.at(written.at));
+        }
+    }
+
+    /// Tells of values that are right by themselves, and not together.
+    fn contradictions(&mut self, policy: &Policy, merged: &Node) {
+        let Some((key, help)) = policy.fault.as_ref().and_then(fault::Config::contradiction) else {
+            return;
+        };
+        let at = merged.get("fault").and_then(|fault| fault.get(key)).map(|node| node.at);
+        if let Some(at) = at
+            && self.warned.insert(at)
+        {
+            let problem =
+                Problem::error(format!("`fault.{key}` contradicts itself or says nothing"));
+            self.problems.push(problem.at(at).help(help));
         }
     }
 

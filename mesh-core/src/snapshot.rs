@@ -193,7 +193,7 @@ pub struct Routed<'a> {
 }
 
 /// Why there is no decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Unrouted {
     /// Nothing is configured for the host. The caller may fall back to plain DNS.

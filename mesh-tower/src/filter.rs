@@ -45,10 +45,10 @@ impl After {
 /// # Errors
 /// The answer instead, if this is a preflight of CORS.
 pub(crate) fn request<B>(
-    filters: Arc<Filters>,
+    filters: &Arc<Filters>,
     request: &mut Request<B>,
 ) -> Result<Option<Box<After>>, Box<Response<Bytes>>> {
-    if let Some(preflight) = preflight(&filters, request) {
+    if let Some(preflight) = preflight(filters, request) {
         return Err(Box::new(preflight));
     }
     let origin = filters.cors.as_ref().and_then(|_| request.headers().get(ORIGIN).cloned());
@@ -58,7 +58,7 @@ pub(crate) fn request<B>(
     if let Some(change) = &filters.rewrite {
         rewrite(change, request);
     }
-    Ok(filters.touches_responses().then(|| Box::new(After { filters, origin })))
+    Ok(filters.touches_responses().then(|| Box::new(After { filters: filters.clone(), origin })))
 }
 
 /// The answer of a rule that sends nothing on.

@@ -23,6 +23,7 @@ mod integrations;
 pub mod limit;
 pub mod listen;
 pub mod mesh;
+mod mirror;
 mod plain;
 mod relay;
 pub mod retry;

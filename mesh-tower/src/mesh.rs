@@ -13,6 +13,7 @@ use crate::clock;
 use crate::connect;
 use crate::destination::{Destination, DestinationState, Environment};
 use crate::listen::Listener;
+use crate::mirror;
 use crate::plain::Plain;
 use crate::server::{self, ServerLayer};
 use crate::telemetry::Metrics;
@@ -34,6 +35,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::ToSocketAddrs;
+use tokio::sync::Semaphore;
 
 /// See the [module docs](self).
 #[derive(Clone)]
@@ -52,6 +54,8 @@ struct Shared {
     metrics: Metrics,
     /// Calls that are delayed on purpose now.
     faults: Active,
+    /// Places for copies of requests.
+    copies: Arc<Semaphore>,
     server_tls: Option<Arc<tls::Server>>,
     /// Our own name among services.
     service: Option<DestinationName>,
@@ -262,6 +266,17 @@ impl Mesh {
         &self.shared.faults
     }
 
+    /// Places for the copies of requests that are under way.
+    pub(crate) fn copies(&self) -> &Arc<Semaphore> {
+        &self.shared.copies
+    }
+
+    /// A destination of the configuration in force.
+    pub(crate) fn known(&self, name: &DestinationName) -> Option<Arc<Destination>> {
+        let live = self.shared.live.load();
+        live.at(live.snapshot.destination(name)?).cloned()
+    }
+
     /// Finds the route of a call. With `plain`, a host that is not
     /// configured is a DNS name.
     pub(crate) fn route<B>(
@@ -391,6 +406,7 @@ impl Mesh {
             environment,
             metrics,
             faults: Active::default(),
+            copies: Arc::new(Semaphore::new(mirror::MOST)),
             server_tls,
             service,
         };

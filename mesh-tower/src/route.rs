@@ -25,6 +25,7 @@ use crate::fault::{Delayed, Ended, Fault, Next};
 use crate::fields;
 use crate::filter::{self, After};
 use crate::mesh::{Mesh, Stop};
+use crate::mirror;
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
@@ -179,10 +180,11 @@ impl<S> Route<S> {
         if let Some(filters) = call.filters.take()
             && !fault.as_ref().is_some_and(Fault::aborts)
         {
-            after = match filter::request(filters, &mut request) {
+            after = match filter::request(&filters, &mut request) {
                 Ok(after) => after,
                 Err(response) => return State::Answered { response: Some(response) },
             };
+            mirror::send(&self.mesh, &filters.mirrors, &mut request);
         }
         call::pin(&mut request, call);
         let Some(fault) = fault else {

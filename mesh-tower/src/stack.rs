@@ -21,23 +21,32 @@ use crate::mesh::Mesh;
 use crate::retry::{Retry, RetryLayer};
 use crate::route::{Route, RouteLayer};
 use crate::telemetry::{Telemetry, TelemetryLayer};
+use crate::workers::Worker;
 use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
 type Attempt = Telemetry<Balance>;
 
+/// All below `route`.
+pub(crate) type Below = Telemetry<Deadline<Limit<Retry<Attempt>>>>;
+
 /// The whole, as one type.
-pub(crate) type Stack = Route<Telemetry<Deadline<Limit<Retry<Attempt>>>>>;
+pub(crate) type Stack = Route<Below>;
 
 /// What it answers with.
 pub(crate) type StackResponse = <Stack as Service<Request<Body>>>::Response;
 
 /// The stack of one mesh, below `route`.
 pub(crate) fn stack(mesh: &Mesh, route: &RouteLayer) -> Stack {
-    let attempt = TelemetryLayer::attempt().layer(Balance::routed(mesh.own_worker()));
+    route.layer(below(mesh.own_worker()))
+}
+
+/// All below `route`, for calls that are routed already.
+pub(crate) fn below(worker: Worker) -> Below {
+    let attempt = TelemetryLayer::attempt().layer(Balance::routed(worker));
     let retry = RetryLayer::new().layer(attempt);
     let limit = LimitLayer::default().layer(retry);
     let deadline = DeadlineLayer::default().layer(limit);
-    route.layer(TelemetryLayer::call().layer(deadline))
+    TelemetryLayer::call().layer(deadline)
 }

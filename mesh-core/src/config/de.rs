@@ -26,7 +26,6 @@ const NOT_YET: &[&str] = &[
     "localityLbPolicy",
     "mirror",
     "rateLimit",
-    "requestMirror",
     "sessionPersistence",
     "slowStart",
     "subset",

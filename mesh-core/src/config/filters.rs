@@ -4,6 +4,7 @@
 //! `HTTPRouteFilter`, which an `ExtensionRef` names (as in Envoy Gateway).
 
 use super::de::Located;
+use super::kinds::BackendRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub(crate) struct RouteFilter {
     /// For `URLRewrite`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) url_rewrite: Option<Located<UrlRewrite>>,
+    /// For `RequestMirror`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request_mirror: Option<Located<RequestMirror>>,
     /// For `CORS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cors: Option<Located<CorsFilter>>,
@@ -47,6 +51,8 @@ pub(crate) enum FilterType {
     /// Gives requests another host or path. Not in a `GRPCRoute`.
     #[serde(rename = "URLRewrite")]
     UrlRewrite,
+    /// Sends copies of requests to another destination.
+    RequestMirror,
     /// Tells browsers which pages may call. Not in a `GRPCRoute`.
     #[serde(rename = "CORS")]
     Cors,
@@ -62,6 +68,7 @@ impl FilterType {
             Self::ResponseHeaderModifier => "ResponseHeaderModifier",
             Self::RequestRedirect => "RequestRedirect",
             Self::UrlRewrite => "URLRewrite",
+            Self::RequestMirror => "RequestMirror",
             Self::Cors => "CORS",
             Self::ExtensionRef => "ExtensionRef",
         }
@@ -74,6 +81,7 @@ impl FilterType {
             Self::ResponseHeaderModifier => "responseHeaderModifier",
             Self::RequestRedirect => "requestRedirect",
             Self::UrlRewrite => "urlRewrite",
+            Self::RequestMirror => "requestMirror",
             Self::Cors => "cors",
             Self::ExtensionRef => "extensionRef",
         }
@@ -161,6 +169,35 @@ pub(crate) enum PathModifierType {
     ReplaceFullPath,
     /// By its first segments.
     ReplacePrefixMatch,
+}
+
+/// Who gets copies of requests: of all, of `percent`, or of `fraction`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct RequestMirror {
+    /// Who gets them.
+    pub(crate) backend_ref: Located<BackendRef>,
+    /// Of how many requests, 0 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) percent: Option<Located<u32>>,
+    /// Of how many requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fraction: Option<Located<FractionOf>>,
+}
+
+/// A share: `numerator / denominator`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct FractionOf {
+    /// At most the denominator.
+    pub(crate) numerator: u32,
+    /// From 1. 100.
+    #[serde(default = "hundred")]
+    pub(crate) denominator: u32,
+}
+
+const fn hundred() -> u32 {
+    100
 }
 
 /// Which web pages may call.

@@ -105,7 +105,7 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
 }
 
 /// Why [`check_route`] has no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CheckError {
     /// The configuration is refused.

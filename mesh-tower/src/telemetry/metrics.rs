@@ -22,6 +22,7 @@
 //! | `mesh.health_check.results` | `mesh.destination`, `result` = success, or why it failed: status, grpc_status, not_serving, immediate_fail, connect, timeout, reset, garbage, too_long | active health checks |
 //! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
 //! | `mesh.fault.delays`, `mesh.fault.aborts` | `mesh.destination` | calls delayed, and calls failed, on purpose |
+//! | `mesh.mirror.copies`, `mesh.mirror.dropped` | `mesh.destination` | copies of requests sent there, and copies given up before |
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
 //!
@@ -207,6 +208,8 @@ pub struct DestinationMetrics {
     checks_failed: [AtomicU64; Cause::WORDS.len()],
     delays: AtomicU64,
     aborts: AtomicU64,
+    mirrored: AtomicU64,
+    mirrors_dropped: AtomicU64,
     breaker: [AtomicU64; BreakerState::ALL.len()],
     shed: ByKind,
     observe: Mutex<Option<Weak<dyn Observe>>>,
@@ -236,6 +239,10 @@ pub struct Counts {
     pub delays_injected: u64,
     /// Calls failed on purpose.
     pub aborts_injected: u64,
+    /// Copies of other destinations' requests that were sent here.
+    pub mirrored: u64,
+    /// Copies that were not sent.
+    pub mirrors_dropped: u64,
 }
 
 impl DestinationMetrics {
@@ -256,6 +263,8 @@ impl DestinationMetrics {
             checks_failed: Default::default(),
             delays: AtomicU64::new(0),
             aborts: AtomicU64::new(0),
+            mirrored: AtomicU64::new(0),
+            mirrors_dropped: AtomicU64::new(0),
             breaker: Default::default(),
             shed: ByKind::default(),
             observe: Mutex::new(None),
@@ -336,6 +345,16 @@ impl DestinationMetrics {
         self.aborts.fetch_add(1, Relaxed);
     }
 
+    /// A copy of another destination's request is sent here.
+    pub fn mirrored(&self) {
+        self.mirrored.fetch_add(1, Relaxed);
+    }
+
+    /// A copy of another destination's request is not sent.
+    pub fn mirror_dropped(&self) {
+        self.mirrors_dropped.fetch_add(1, Relaxed);
+    }
+
     /// A breaker came into a state.
     pub fn breaker_changed(&self, to: BreakerState) {
         self.breaker[to as usize].fetch_add(1, Relaxed);
@@ -373,6 +392,8 @@ impl DestinationMetrics {
             ejections: self.ejections.load(Relaxed),
             delays_injected: self.delays.load(Relaxed),
             aborts_injected: self.aborts.load(Relaxed),
+            mirrored: self.mirrored.load(Relaxed),
+            mirrors_dropped: self.mirrors_dropped.load(Relaxed),
         }
     }
 

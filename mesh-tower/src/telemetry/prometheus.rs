@@ -227,7 +227,7 @@ fn counters(
             counter(&mut family, &labels, count)?;
         }
     }
-    let plain: [(&str, &str, Read); 8] = [
+    let plain: [(&str, &str, Read); 10] = [
         ("mesh_retry_attempts", "Attempts after the first", |of| of.counts().retries),
         ("mesh_retry_hedges", "Attempts after the first, sent beside one under way", |of| {
             of.counts().hedges
@@ -241,6 +241,10 @@ fn counters(
         }),
         ("mesh_fault_delays", "Calls delayed on purpose", |of| of.counts().delays_injected),
         ("mesh_fault_aborts", "Calls failed on purpose", |of| of.counts().aborts_injected),
+        ("mesh_mirror_copies", "Copies of requests sent", |of| of.counts().mirrored),
+        ("mesh_mirror_dropped", "Copies of requests given up before they were sent", |of| {
+            of.counts().mirrors_dropped
+        }),
         ("mesh_metrics_overflow", "Requests counted in a series called _OTHER", |of| {
             of.http.overflowed()
         }),

@@ -13,6 +13,7 @@ mod health;
 mod hedging;
 mod limits;
 mod load;
+mod mirrors;
 mod names;
 #[cfg(feature = "axum")]
 mod overload;

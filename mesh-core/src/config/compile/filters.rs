@@ -3,23 +3,26 @@
 use super::super::de::Located;
 use super::super::filters::{
     CorsFilter, DirectResponse, ExtensionRef, FilterType, Header, HeaderModifier, PathModifier,
-    PathModifierType, RequestRedirect, RouteFilter, UrlRewrite,
+    PathModifierType, RequestMirror, RequestRedirect, RouteFilter, UrlRewrite,
 };
 use super::super::kinds::{Kind, OURS};
 use super::super::parse::{Object, Spec};
 use super::super::source::Location;
 use super::destinations::host_problem;
 use super::matches::{METHODS, is_path};
-use super::{Compiler, Problem};
+use super::{Compiler, Problem, destination};
+use crate::policy::Policy;
 use crate::route::filter::{
-    Allowed, Answer, Cors, Direct, Filters, HeaderEdits, MAX_BODY, Origin, PathEdit, Redirect,
-    Rewrite,
+    Allowed, Answer, Cors, Direct, Filters, Fraction, HeaderEdits, MAX_BODY, Mirror, Origin,
+    PathEdit, Redirect, Rewrite,
 };
 use crate::route::{Match, PathMatch};
+use crate::snapshot::Snapshot;
 use bytes::Bytes;
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Longest value of a field (Gateway API).
 const MAX_VALUE: usize = 4096;
@@ -40,6 +43,7 @@ const FIXED: [&str; 9] = [
 /// Where filters stand.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
+    pub(super) snapshot: &'a Snapshot,
     pub(super) object: &'a Object,
     /// Of the rule.
     pub(super) matches: &'a [(Match, Location)],
@@ -61,17 +65,19 @@ impl Compiler<'_> {
             if !self.belongs(filter, place) {
                 continue;
             }
-            if !seen.insert(kind) && kind != FilterType::ExtensionRef {
+            let many = matches!(kind, FilterType::ExtensionRef | FilterType::RequestMirror);
+            if !seen.insert(kind) && !many {
                 let what = format!("filter `{}` stands here twice", kind.name());
                 self.problems.push(Problem::error(what).at(filter.kind.at));
                 continue;
             }
             self.filter(filter, place, &mut filters);
         }
-        if filters.answer.is_some() && filters.rewrite.is_some() {
+        if filters.answer.is_some() && (filters.rewrite.is_some() || !filters.mirrors.is_empty()) {
             let at = written.first().map(|first| first.at).unwrap_or_default();
             self.problems.push(
-                Problem::error("a rule that answers by itself has nothing to rewrite").at(at),
+                Problem::error("a rule that answers by itself has nothing to rewrite or to copy")
+                    .at(at),
             );
         }
         filters
@@ -81,7 +87,11 @@ impl Compiler<'_> {
     fn belongs(&mut self, filter: &Located<RouteFilter>, place: Place<'_>) -> bool {
         let kind = filter.kind.value;
         let route = place.object.kind;
-        let for_grpc = [FilterType::RequestHeaderModifier, FilterType::ResponseHeaderModifier];
+        let for_grpc = [
+            FilterType::RequestHeaderModifier,
+            FilterType::ResponseHeaderModifier,
+            FilterType::RequestMirror,
+        ];
         if route != Kind::HttpRoute && !(route == Kind::GrpcRoute && for_grpc.contains(&kind)) {
             let what = format!("a {} has no filter `{}`", route.name(), kind.name());
             self.problems.push(Problem::error(what).at(filter.kind.at));
@@ -98,6 +108,7 @@ impl Compiler<'_> {
             ),
             (FilterType::RequestRedirect, filter.request_redirect.as_ref().map(|p| p.at)),
             (FilterType::UrlRewrite, filter.url_rewrite.as_ref().map(|p| p.at)),
+            (FilterType::RequestMirror, filter.request_mirror.as_ref().map(|p| p.at)),
             (FilterType::Cors, filter.cors.as_ref().map(|p| p.at)),
             (FilterType::ExtensionRef, filter.extension_ref.as_ref().map(|p| p.at)),
         ];
@@ -136,6 +147,9 @@ impl Compiler<'_> {
         }
         if let Some(cors) = &written.cors {
             filters.cors = Some(self.cors(cors));
+        }
+        if let Some(mirror) = &written.request_mirror {
+            filters.mirrors.extend(self.mirror(mirror, place));
         }
         let answer = match (&written.request_redirect, &written.extension_ref) {
             (Some(redirect), _) => Some((self.redirect(redirect, place), redirect.at)),
@@ -322,6 +336,54 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+
+    fn mirror(&mut self, written: &RequestMirror, place: Place<'_>) -> Option<Mirror> {
+        let fraction = match (&written.percent, &written.fraction) {
+            (None, None) => Some(Fraction::ALL),
+            (Some(percent), None) => self.fraction(percent.value, 100, percent.at),
+            (None, Some(share)) => self.fraction(share.numerator, share.denominator, share.at),
+            (Some(_), Some(share)) => {
+                let what = "either `percent` or `fraction` says how many, not both";
+                self.problems.push(Problem::error(what).at(share.at));
+                None
+            }
+        };
+        let target = &written.backend_ref;
+        if let Some(weight) = &target.weight {
+            let what = "a mirror has no weight: use `percent` or `fraction`";
+            self.problems.push(Problem::error(what).at(weight.at));
+        }
+        if let Some(filter) = target.filters.first() {
+            let problem = Problem::not_supported("a filter of copies alone").at(filter.at);
+            self.problems.push(problem);
+        }
+        let id = self.referred(place.object, target)?;
+        let known = destination(place.snapshot, id)?;
+        let mut policy = Policy::clone(&known.policy);
+        policy.retry.attempts = 0;
+        policy.fault = None;
+        policy.timeouts.explicit = true;
+        Some(Mirror {
+            destination: known.name.clone(),
+            fraction: fraction?,
+            policy: Arc::new(policy),
+        })
+    }
+
+    /// A share of requests.
+    pub(super) fn fraction(
+        &mut self,
+        numerator: u32,
+        denominator: u32,
+        at: Location,
+    ) -> Option<Fraction> {
+        let fraction = Fraction::new(numerator, denominator);
+        if fraction.is_none() {
+            let what = format!("{numerator} of {denominator} is no share from 0 to 1");
+            self.problems.push(Problem::error(what).at(at));
+        }
+        fraction
     }
 
     fn cors(&mut self, written: &CorsFilter) -> Cors {

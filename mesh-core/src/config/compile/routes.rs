@@ -263,7 +263,7 @@ impl Compiler<'_> {
             format!("{}.{}/{part}", object.name.value, object.namespace)
         };
         let origin = Origin::new(&self.documents.sources, at);
-        let place = Place { object, matches: &matches, backend: false };
+        let place = Place { snapshot, object, matches: &matches, backend: false };
         let filters = self.filters(filters, place);
         let conditions: Vec<Match> = matches.iter().map(|(matched, _)| matched.clone()).collect();
         if filters.answer.is_some() {
@@ -306,13 +306,12 @@ impl Compiler<'_> {
         Some(Arc::new(Rule::new(label.into(), conditions, backends, origin)))
     }
 
-    fn backend(
+    /// The destination that a reference of a route names, or a problem at the reference.
+    pub(super) fn referred(
         &mut self,
-        snapshot: &Snapshot,
         object: &Object,
         written: &Located<BackendRef>,
-        overlaid: &Node,
-    ) -> Option<Backend> {
+    ) -> Option<DestinationId> {
         let kind = written.kind.as_ref().map_or("Service", |kind| &***kind);
         let group = written.group.as_ref().map_or("", |group| &***group);
         if kind != "Service" || !matches!(group, "" | "core") {
@@ -324,7 +323,17 @@ impl Compiler<'_> {
             return None;
         }
         let namespace = written.namespace.as_ref().map_or(&*object.namespace, |ns| &***ns);
-        let id = self.service(&written.name, namespace)?;
+        self.service(&written.name, namespace)
+    }
+
+    fn backend(
+        &mut self,
+        snapshot: &Snapshot,
+        object: &Object,
+        written: &Located<BackendRef>,
+        overlaid: &Node,
+    ) -> Option<Backend> {
+        let id = self.referred(object, written)?;
         let weight = written.weight.as_ref();
         if let Some(weight) = weight.filter(|weight| weight.value > MAX_WEIGHT) {
             self.problems.push(

@@ -64,8 +64,10 @@ pub(crate) fn send<B: 'static>(mesh: &Mesh, mirrors: &[Mirror], request: &mut Re
         };
         metrics.mirrored();
         let mut copy = shadowed(copy);
-        let call = Call::new(clock::now(), mirror.policy.clone(), is_grpc(copy.headers()));
-        call::pin(&mut copy, call.to(destination));
+        let grpc = is_grpc(copy.headers());
+        let mut call = Call::new(clock::now(), mirror.policy.clone(), grpc).to(destination);
+        call.subset = mirror.subset.clone();
+        call::pin(&mut copy, call);
         let mut service = stack::below(mesh.own_worker());
         tokio::spawn(async move {
             let _place = place;

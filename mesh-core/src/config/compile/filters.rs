@@ -360,12 +360,14 @@ impl Compiler<'_> {
         }
         let id = self.referred(place.object, target)?;
         let known = destination(place.snapshot, id)?;
+        let subset = self.subset(&target.subsets, known);
         let mut policy = Policy::clone(&known.policy);
         policy.retry.attempts = 0;
         policy.fault = None;
         policy.timeouts.explicit = true;
         Some(Mirror {
             destination: known.name.clone(),
+            subset,
             fraction: fraction?,
             policy: Arc::new(policy),
         })

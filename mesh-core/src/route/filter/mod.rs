@@ -21,6 +21,7 @@ pub use rewrite::{PathEdit, Redirect, Rewrite};
 
 use crate::draw::Draw;
 use crate::name::DestinationName;
+use crate::pick::Labels;
 use crate::policy::Policy;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -144,6 +145,8 @@ impl fmt::Display for Direct {
 pub struct Mirror {
     /// Its name.
     pub destination: DestinationName,
+    /// Labels of the endpoints that take copies, the preferred first; `None`: any endpoint.
+    pub subset: Option<Arc<[Labels]>>,
     /// Which requests.
     pub fraction: Fraction,
     /// The policy of copies: the destination's, without retries and faults; its timeout bounds the

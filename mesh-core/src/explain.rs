@@ -174,6 +174,12 @@ pub fn explain(
     };
     let (passed, found) = route::tried(entries, &request);
     told.passed_over = passed.iter().map(RouteExplained::of).collect();
+    told.notes.extend(passed.iter().filter(|entry| entry.matched.is_match(&request)).filter_map(
+        |entry| {
+            let share = entry.matched.fraction?;
+            Some(format!("rule {} takes {share} of such requests first", entry.rule.name))
+        },
+    ));
     match found {
         None => {
             let host = route::canonical(request.authority).into();

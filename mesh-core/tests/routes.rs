@@ -203,3 +203,100 @@ fn a_service_known_by_name_keeps_its_rules_under_any_authority() {
     let routed = snapshot.route_connection(a, &mut || 0u64).expect("a rule");
     assert_eq!(routed.backend.destination, a, "HTTP routes say nothing of connections");
 }
+
+#[test]
+fn a_cookie_or_a_header_chooses_a_side_of_a_test() {
+    let rules = [
+        (
+            "[{ cookies: [{ name: group, value: next }] }, { headers: [{ name: x-group, value: next }] }]",
+            "b",
+        ),
+        ("[{}]", "c"),
+    ];
+    let config = services() + &route("r", "HTTPRoute", &rules);
+    let get = || Request::get("http://a/");
+    assert_eq!(decide(&config, get().header("cookie", "a=1; group=next")).as_deref(), Ok("b"));
+    assert_eq!(decide(&config, get().header("x-group", "next")).as_deref(), Ok("b"));
+    assert_eq!(decide(&config, get().header("cookie", "group=now")).as_deref(), Ok("c"));
+    assert_eq!(decide(&config, get()).as_deref(), Ok("c"));
+}
+
+#[test]
+fn a_match_takes_its_share_and_leaves_the_rest_to_the_next() {
+    let rules = [
+        ("[{ path: { value: /x }, fraction: { numerator: 3 } }]", "b"),
+        ("[{ path: { value: /x }, fraction: { numerator: 1, denominator: 2 } }]", "c"),
+        ("[{}]", "d"),
+    ];
+    let snapshot = compile(&(services() + &route("r", "HTTPRoute", &rules)));
+    assert!(snapshot.warnings().is_empty(), "a share hides nothing behind it");
+    let (method, headers) = (http::Method::GET, http::HeaderMap::new());
+    let request = RouteRequest::new("a", &method, "/x", None, &headers);
+    let mut counts = [0; 8];
+    // Both draws cover their range evenly: 100 by 100.
+    for step in 0..10_000u64 {
+        let mut draws = [step / 100, step % 100].into_iter();
+        let mut draw = || u64::MAX / 100 * draws.next().expect("two draws") + u64::MAX / 200;
+        let routed = snapshot.route(&request, &mut draw).expect("a rule");
+        counts[routed.backend.destination.index()] += 1;
+    }
+    assert_eq!(counts, [0, 300, 4850, 4850, 0, 0, 0, 0]);
+}
+
+/// What a stranger sends costs no more than one pass over it per condition.
+#[test]
+fn a_mebibyte_of_headers_is_matched_in_bounded_time() {
+    let rules = [
+        ("[{ headers: [{ name: x-a, type: RegularExpression, value: '(a|aa)+b' }] }]", "b"),
+        (
+            "[{ headers: [{ name: x-a, value: nothing }], cookies: [{ name: none, value: x }] }]",
+            "c",
+        ),
+        ("[{ cookies: [{ name: last, value: found }] }]", "d"),
+        ("[{}]", "e"),
+    ];
+    let config = services() + &route("r", "HTTPRoute", &rules);
+    let mut request = Request::get("http://a/");
+    for _ in 0..64 {
+        request =
+            request.header("x-a", "a".repeat(8 << 10)).header("cookie", "a=b; ".repeat(1 << 10));
+    }
+    let request = request.header("cookie", "last=found");
+    let before = spent();
+    assert_eq!(decide(&config, request).as_deref(), Ok("d"));
+    let took = spent() - before;
+    // Some milliseconds in a release build; this is one without optimization.
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+}
+
+/// Processor time of this thread: other work on the machine does not count.
+fn spent() -> std::time::Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    std::time::Duration::from_nanos(nanos.unwrap_or_default())
+}
+
+/// More than a file may hold is refused, and what it may hold is loaded without comparing each match
+/// with each.
+#[test]
+fn as_many_routes_as_a_file_may_hold_are_loaded_in_bounded_time() {
+    let many = |count: usize| {
+        let mut text = services()
+            + "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: r }\n\
+               spec:\n  parentRefs: [{ kind: Service, name: a }]\n  rules:\n  - backendRefs: [{ name: b }]\n    matches:\n";
+        for number in 0..count {
+            let _ = writeln!(text, "    - path: {{ value: /p{number} }}");
+        }
+        text
+    };
+    let before = spent();
+    let refused = config::parse(&[Source::new("f", many(100_000))]).expect_err("too many values");
+    assert!(refused.to_string().contains("f:"), "it is told where: {refused}");
+    let config = many(30_000);
+    let snapshot = compile(&config);
+    let (method, headers) = (http::Method::GET, http::HeaderMap::new());
+    let request = RouteRequest::new("a", &method, "/p29999/x", None, &headers);
+    assert!(snapshot.route(&request, &mut || 0u64).is_ok());
+    let took = spent() - before;
+    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+}

@@ -3,7 +3,7 @@
 //! Ours are `mesh/v1`; routes have the bodies of Gateway API, whose `apiVersion` they carry.
 
 use super::de::Located;
-use super::filters::RouteFilter;
+use super::filters::{FractionOf, RouteFilter};
 use super::span;
 use crate::endpoint::Declared;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -388,6 +388,13 @@ pub(crate) struct HttpMatch {
     /// On query parameters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) query_params: Vec<Located<NamedMatch>>,
+    /// On cookies. Not in Gateway API.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cookies: Vec<Located<NamedMatch>>,
+    /// Only this share of the requests that meet the others; the rest goes on to later matches.
+    /// All. Not in Gateway API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fraction: Option<Located<FractionOf>>,
 }
 
 /// A condition on the path.

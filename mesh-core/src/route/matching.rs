@@ -11,7 +11,10 @@
 //! of a condition that it meets without: rules that single out what must not pass hold.
 
 use super::RouteRequest;
+use super::filter::Fraction;
+use crate::draw::Draw;
 use crate::outcome::is_grpc;
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use regex::{Regex, RegexBuilder};
 use std::cmp::Ordering;
@@ -97,6 +100,14 @@ impl ValueMatch {
         match self {
             Self::Exact(expected) => expected.as_bytes() == value,
             Self::RegularExpression(pattern) => pattern.is_match_value(value),
+        }
+    }
+
+    /// Whether all that `other` takes is taken by this. May say `false` wrongly, never `true`.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::RegularExpression(pattern), Self::Exact(text)) => pattern.is_match(text),
+            _ => self == other,
         }
     }
 
@@ -298,6 +309,36 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
+/// What a cookie must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CookieMatch {
+    /// Its name, case-sensitive.
+    pub name: Box<str>,
+    /// The value of its first occurrence, as it stands there.
+    pub value: ValueMatch,
+}
+
+impl CookieMatch {
+    /// A cookie that must have a value.
+    #[must_use]
+    pub fn new(name: &str, value: ValueMatch) -> Self {
+        Self { name: name.into(), value }
+    }
+
+    fn is_match(&self, headers: &HeaderMap) -> bool {
+        let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+        let found = pairs.find_map(|pair| {
+            let pair = pair.trim_ascii();
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
+            (name == self.name.as_bytes()).then_some(value)
+        });
+        found.is_some_and(|value| self.value.is_match_value(value))
+    }
+}
+
 /// Conditions that must all hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -310,31 +351,51 @@ pub struct Match {
     pub headers: Vec<HeaderMatch>,
     /// On query parameters.
     pub query: Vec<QueryMatch>,
+    /// On cookies.
+    pub cookies: Vec<CookieMatch>,
+    /// Of the requests that meet the others, this share; `None` is all. Drawn for each request, and
+    /// so no part of [`Match::is_match`].
+    pub fraction: Option<Fraction>,
 }
 
 impl Match {
     /// The match of every request.
     #[must_use]
     pub fn any() -> Self {
-        Self { path: PathMatch::any(), method: None, headers: Vec::new(), query: Vec::new() }
+        Self {
+            path: PathMatch::any(),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+            cookies: Vec::new(),
+            fraction: None,
+        }
     }
 
-    /// Whether a request meets all conditions.
+    /// Whether a request meets all conditions but the draw.
     #[must_use]
     pub fn is_match(&self, request: &RouteRequest<'_>) -> bool {
         self.path.is_match(request)
             && self.method.as_ref().is_none_or(|method| method == request.method)
             && self.headers.iter().all(|header| header.is_match(request.headers))
             && self.query.iter().all(|parameter| parameter.is_match(request.query))
+            && self.cookies.iter().all(|cookie| cookie.is_match(request.headers))
+    }
+
+    /// Whether this match takes a request: it meets all conditions, and is drawn.
+    pub(crate) fn takes(&self, request: &RouteRequest<'_>, draw: &mut impl Draw) -> bool {
+        self.is_match(request) && self.fraction.is_none_or(|fraction| fraction.takes(draw))
     }
 
     /// Orders by precedence, the one to try first being the lesser: gRPC calls, exact path, the
-    /// longest expression, the longest prefix; then a method; then most headers; then most query
-    /// parameters.
+    /// longest expression, the longest prefix; then a method; then most headers and cookies; then
+    /// most query parameters; then a share of requests before all.
     #[must_use]
     pub fn precedence(&self, other: &Self) -> Ordering {
         let key = |this: &Self| {
-            (this.path.specificity(), this.method.is_some(), this.headers.len(), this.query.len())
+            let fields = this.headers.len() + this.cookies.len();
+            let share = this.fraction.is_some();
+            (this.path.specificity(), this.method.is_some(), fields, this.query.len(), share)
         };
         key(other).cmp(&key(self))
     }
@@ -347,14 +408,32 @@ impl Match {
                 .strip_prefix(&**outer)
                 .is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with('/')),
             (PathMatch::Prefix(outer), _) if outer.is_empty() => true,
+            (PathMatch::RegularExpression(outer), PathMatch::Exact(inner)) => outer.is_match(inner),
             (PathMatch::Grpc { service, method }, PathMatch::Grpc { service: s, method: m }) => {
                 (service.is_none() || service == s) && (method.is_none() || method == m)
             }
             (mine, theirs) => mine == theirs,
         };
-        path && (self.method.is_none() || self.method == other.method)
-            && self.headers.iter().all(|header| other.headers.contains(header))
-            && self.query.iter().all(|parameter| other.query.contains(parameter))
+        path && self.fraction.is_none()
+            && (self.method.is_none() || self.method == other.method)
+            && self.headers.iter().all(|mine| {
+                let covered = |theirs: &HeaderMatch| {
+                    mine.name == theirs.name && mine.value.covers(&theirs.value)
+                };
+                other.headers.iter().any(covered)
+            })
+            && self.query.iter().all(|mine| {
+                let covered = |theirs: &QueryMatch| {
+                    mine.name == theirs.name && mine.value.covers(&theirs.value)
+                };
+                other.query.iter().any(covered)
+            })
+            && self.cookies.iter().all(|mine| {
+                let covered = |theirs: &CookieMatch| {
+                    mine.name == theirs.name && mine.value.covers(&theirs.value)
+                };
+                other.cookies.iter().any(covered)
+            })
     }
 }
 
@@ -370,7 +449,13 @@ impl fmt::Display for Match {
         for parameter in &self.query {
             write!(f, ", query {} {}", parameter.name.escape_debug(), parameter.value)?;
         }
-        Ok(())
+        for cookie in &self.cookies {
+            write!(f, ", cookie {} {}", cookie.name, cookie.value)?;
+        }
+        match self.fraction {
+            Some(fraction) => write!(f, ", {fraction} of those"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -396,6 +481,56 @@ mod tests {
                 map
             });
         test(&RouteRequest::new("a", &Method::GET, path, query, &headers))
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        let exact = |value: &str| CookieMatch::new("group", ValueMatch::Exact(value.into()));
+        for (line, value, expected) in [
+            ("group=b", "b", true),
+            ("a=1; group=b; c=2", "b", true),
+            ("a=1;group=b;c=2", "b", true),
+            ("group=b", "bc", false),
+            ("group=bc", "b", false),
+            ("Group=b", "b", false),
+            ("xgroup=b", "b", false),
+            ("group=", "", true),
+            ("group", "", false),
+            ("group=a=b", "a=b", true),
+            ("group=a; group=b", "b", false),
+            ("", "", false),
+            (";;=;", "", false),
+        ] {
+            let matched =
+                with("/", None, &[("cookie", line)], |r| exact(value).is_match(r.headers));
+            assert_eq!(matched, expected, "{line}: {value}");
+        }
+        let two = [("cookie", "a=1"), ("cookie", "group=b")];
+        assert!(
+            with("/", None, &two, |r| exact("b").is_match(r.headers)),
+            "HTTP/2 may divide them"
+        );
+        let some = CookieMatch::new("group", ValueMatch::RegularExpression(pattern("[bc]")));
+        assert!(with("/", None, &[("cookie", "group=c")], |r| some.is_match(r.headers)));
+    }
+
+    #[test]
+    fn a_match_that_takes_a_share_covers_nothing() {
+        let half = Match { fraction: Fraction::new(1, 2), ..Match::any() };
+        assert!(!half.covers(&Match::any()) && Match::any().covers(&half));
+        assert_eq!(half.precedence(&Match::any()), Ordering::Less, "it is tried first");
+    }
+
+    #[test]
+    fn an_expression_covers_the_texts_that_it_matches() {
+        let header = |value| Match {
+            headers: vec![HeaderMatch::new(HeaderName::from_static("x"), value)],
+            ..Match::any()
+        };
+        let any = header(ValueMatch::RegularExpression(pattern("[ab]")));
+        assert!(any.covers(&header(ValueMatch::Exact("a".into()))));
+        assert!(!any.covers(&header(ValueMatch::Exact("c".into()))));
+        assert!(!header(ValueMatch::Exact("a".into())).covers(&any));
     }
 
     #[test]

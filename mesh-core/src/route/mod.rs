@@ -15,7 +15,7 @@ pub mod path;
 pub use check::{CheckError, Checked, check_route};
 pub(crate) use host::{HostTable, canonical, covers};
 pub(crate) use matching::decoded as percent_decoded;
-pub use matching::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
+pub use matching::{CookieMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 
 use self::filter::Filters;
 use crate::config::{Origin, Origins};
@@ -145,12 +145,13 @@ pub(crate) struct Entry {
 /// What is configured for one host, in the order in which it is tried.
 pub(crate) type Entries = Arc<[Entry]>;
 
-/// What is tried for a request, in order, with the one that matches.
+/// What is tried for a request, in order, with the first that takes every such request.
 pub(crate) fn tried<'a>(
     entries: &'a [Entry],
     request: &RouteRequest<'_>,
 ) -> (&'a [Entry], Option<&'a Entry>) {
-    match entries.iter().position(|entry| entry.matched.is_match(request)) {
+    let takes = |entry: &Entry| entry.matched.fraction.is_none() && entry.matched.is_match(request);
+    match entries.iter().position(takes) {
         Some(index) => (&entries[..index], entries.get(index)),
         None => (entries, None),
     }
@@ -162,7 +163,7 @@ pub(crate) fn first<'a>(
     request: &RouteRequest<'_>,
     draw: &mut impl Draw,
 ) -> Result<Routed<'a>, Unrouted> {
-    let Some(entry) = entries.iter().find(|entry| entry.matched.is_match(request)) else {
+    let Some(entry) = entries.iter().find(|entry| entry.matched.takes(request, draw)) else {
         return Err(Unrouted::NoMatch { host: canonical(request.authority).into() });
     };
     match entry.rule.choose(draw) {

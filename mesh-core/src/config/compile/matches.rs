@@ -4,7 +4,7 @@ use super::super::de::Located;
 use super::super::kinds::{GrpcMatch, HttpMatch, MatchType, NamedMatch, PathMatchType};
 use super::super::source::Location;
 use super::{Compiler, Problem};
-use crate::route::{HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
+use crate::route::{CookieMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 use http::{HeaderName, Method};
 
 /// The methods that a rule may name.
@@ -48,7 +48,22 @@ impl Compiler<'_> {
             }
             query.push(QueryMatch::new(&parameter.name, self.value(parameter)?));
         }
-        Some(Match { path, method, headers, query, ..Match::any() })
+        let mut cookies: Vec<CookieMatch> = Vec::new();
+        for cookie in &written.cookies {
+            if cookie.name.is_empty() || !cookie.name.bytes().all(is_cookie_name) {
+                let what = format!("`{}` is no name of a cookie", cookie.name.escape_debug());
+                self.problems.push(Problem::error(what).at(cookie.name.at));
+            } else if cookies.iter().any(|known| *known.name == **cookie.name) {
+                self.repeated(cookie, "cookie");
+            } else {
+                cookies.push(CookieMatch::new(&cookie.name, self.value(cookie)?));
+            }
+        }
+        let fraction = match &written.fraction {
+            Some(share) => Some(self.fraction(share.numerator, share.denominator, share.at)?),
+            None => None,
+        };
+        Some(Match { path, method, headers, query, cookies, fraction })
     }
 
     pub(super) fn grpc_match(&mut self, written: &Located<GrpcMatch>) -> Option<Match> {
@@ -154,6 +169,12 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// A token (RFC 6265 section 4.1.1).
+const fn is_cookie_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// Whether a path can be what a request carries after it is normalized.

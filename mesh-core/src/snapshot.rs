@@ -34,6 +34,9 @@ pub struct Snapshot {
     pub(crate) tcp: Vec<Arc<Rule>>,
     /// Those to which a `TCPRoute` is attached.
     pub(crate) tcp_routed: HashSet<DestinationId>,
+    /// The rules of TLS connections by the name that clients ask for: by destination, and under
+    /// `None` for whoever knows no destination.
+    pub(crate) tls: HashMap<Option<DestinationId>, HostTable<Arc<Rule>>>,
     pub(crate) listeners: Vec<ListenerConfig>,
     pub(crate) servers: ServerPolicies,
     pub(crate) default_policy: Arc<Policy>,
@@ -123,6 +126,26 @@ impl Snapshot {
         draw: &mut impl Draw,
     ) -> Result<Routed<'a>, Unrouted> {
         let rule = self.tcp.get(destination.index()).ok_or(Unrouted::UnknownHost)?;
+        match rule.choose(draw) {
+            Some(backend) => Ok(Routed { rule, backend }),
+            None => Err(Unrouted::NoBackend { rule: rule.name.clone() }),
+        }
+    }
+
+    /// Decides on a TLS connection by the name that its client asks for (SNI): by the `TLSRoute`s
+    /// attached to a destination, or by all where no destination is known.
+    ///
+    /// # Errors
+    /// When no route is for the name, or its rule sends no connection anywhere.
+    pub fn route_tls<'a>(
+        &'a self,
+        destination: Option<DestinationId>,
+        name: &str,
+        draw: &mut impl Draw,
+    ) -> Result<Routed<'a>, Unrouted> {
+        let found =
+            self.tls.get(&destination).and_then(|names| names.find(&route::canonical(name)));
+        let rule = found.ok_or_else(|| Unrouted::NoMatch { host: name.into() })?;
         match rule.choose(draw) {
             Some(backend) => Ok(Routed { rule, backend }),
             None => Err(Unrouted::NoBackend { rule: rule.name.clone() }),

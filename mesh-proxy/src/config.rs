@@ -185,6 +185,7 @@ fn takes(snapshot: &Snapshot, listener: &ListenerConfig) -> Takes {
     };
     match (listener.protocol, listener.destination) {
         (ListenerProtocol::Tcp, _) => Takes::Bytes,
+        (ListenerProtocol::Tls, _) => Takes::Tls,
         (ListenerProtocol::Auto, Some(id)) if is_tcp(id) => Takes::Bytes,
         (ListenerProtocol::Auto, Some(id)) if snapshot.has_tcp_route(id) => Takes::Either,
         _ => Takes::Http,

@@ -16,6 +16,7 @@ use crate::counters::Reject;
 use crate::detect::{Speaks, Takes, detect};
 use crate::drain::Draining;
 use crate::gate::{Gate, Watch};
+use crate::hello::{self, Hello};
 use crate::http::{Common, Handler, Stack};
 use crate::hygiene::Edge;
 use crate::inbound::Inbound;
@@ -24,13 +25,13 @@ use ::http::{Request, Response};
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use mesh_core::Error;
+use mesh_core::{Error, ErrorKind};
 use mesh_tower::listen::Peer;
 use mesh_tower::{Body, BoxError};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -98,6 +99,9 @@ pub(crate) trait Dial {
     /// The connection; while it lives, its endpoint counts it as load.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
+    /// Picks an endpoint of whom a TLS client asks for, and connects.
+    fn dial_tls(&self, name: &str) -> impl Future<Output = Result<Self::Stream, Error>> + Send;
+
     /// Picks an endpoint and connects.
     fn dial(&self) -> impl Future<Output = Result<Self::Stream, Error>> + Send;
 }
@@ -117,6 +121,7 @@ where
     {
         let (speaks, ahead) = match self.takes {
             Takes::Bytes => (Speaks::Bytes, Bytes::new()),
+            Takes::Tls => return Box::pin(self.passed_on(io, &peer)).await,
             takes => {
                 match first_bytes(&mut io, takes, self.limits.first_byte, &self.common).await {
                     Some(first) => first,
@@ -150,6 +155,40 @@ where
             // The destination has warned of what it lacks, once.
             Err(error) => {
                 tracing::debug!(%error, client = %peer.address(), "no endpoint for a connection");
+            }
+        }
+    }
+
+    /// TLS, which is not ended here: the name that the client asks for says where it goes.
+    async fn passed_on<IO>(self, mut io: IO, peer: &Peer)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ok(hello) = timeout(self.limits.first_byte, hello::read(&mut io)).await else {
+            self.common.counters.reject(Reject::Slow);
+            return;
+        };
+        let Some(Hello { name, ahead }) = hello else {
+            self.common.counters.reject(Reject::Syntax);
+            return;
+        };
+        let dialled = match &name {
+            Some(name) => self.tcp.dial_tls(name).await,
+            None => Err(Error::new(ErrorKind::NoRoute, "the client asks for no name")),
+        };
+        match dialled {
+            Ok(mut endpoint) => {
+                let watch = Arc::new(Watch::new(self.limits.idle));
+                let mut io = Gate::open(io, ahead, Arc::clone(&watch));
+                tunnel::watched(&mut io, &mut endpoint, &watch, &self.common.counters).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, client = %peer.address(), "no endpoint for a connection");
+                if error.kind() == ErrorKind::NoRoute {
+                    // The client may be gone; there is nobody else to tell.
+                    let _ = io.write_all(hello::UNRECOGNIZED_NAME).await;
+                }
+                let _ = io.shutdown().await;
             }
         }
     }

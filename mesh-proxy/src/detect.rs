@@ -29,6 +29,8 @@ pub(crate) enum Takes {
     Bytes,
     /// Both, told apart by the first bytes.
     Either,
+    /// TLS, which goes on as it comes to whom the client asks for.
+    Tls,
 }
 
 /// What a connection carries.
@@ -73,7 +75,7 @@ pub(crate) fn detect(first: &[u8], takes: Takes) -> Option<Speaks> {
     }
     match takes {
         Takes::Http => Some(Speaks::Http1),
-        Takes::Bytes => Some(Speaks::Bytes),
+        Takes::Bytes | Takes::Tls => Some(Speaks::Bytes),
         Takes::Either => detect_request(first),
     }
 }

@@ -31,6 +31,7 @@ mod detect;
 mod drain;
 mod framing;
 mod gate;
+mod hello;
 mod http;
 mod hygiene;
 mod inbound;

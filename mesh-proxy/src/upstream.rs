@@ -38,6 +38,10 @@ impl Upstream {
 impl Dial for Upstream {
     type Stream = Relay;
 
+    async fn dial_tls(&self, name: &str) -> Result<Relay, Error> {
+        self.mesh.relay_tls(self.destination.as_ref(), name).await
+    }
+
     async fn dial(&self) -> Result<Relay, Error> {
         match &self.destination {
             Some(name) => self.mesh.relay(&name.to_string()).await,

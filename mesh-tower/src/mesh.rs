@@ -78,6 +78,15 @@ impl Live {
         })
     }
 
+    /// A connection, as a rule has decided.
+    fn connection(&self, routed: &Routed<'_>) -> Result<RoutedConnection, Error> {
+        Ok(RoutedConnection {
+            destination: self.destination_of(routed)?,
+            policy: routed.backend.policy.clone(),
+            subset: routed.backend.subset.clone(),
+        })
+    }
+
     /// A call, as a rule has decided.
     fn call<B>(
         &self,
@@ -348,14 +357,27 @@ impl Mesh {
             let policy = destination.policy();
             return Ok(RoutedConnection { destination, policy, subset: None });
         };
-        match live.snapshot.route_connection(id, &mut || fastrand::u64(..)) {
-            Ok(routed) => Ok(RoutedConnection {
-                destination: live.destination_of(&routed)?,
-                policy: routed.backend.policy.clone(),
-                subset: routed.backend.subset.clone(),
-            }),
-            Err(unrouted) => Err(no_route(&unrouted, name)),
-        }
+        let routed = live.snapshot.route_connection(id, &mut || fastrand::u64(..));
+        live.connection(&routed.map_err(|unrouted| no_route(&unrouted, name))?)
+    }
+
+    /// Where a TLS connection goes whose client asks for `sni`, by the `TLSRoute`s of a destination,
+    /// or by all of them.
+    pub(crate) fn route_tls(
+        &self,
+        destination: Option<&DestinationName>,
+        sni: &str,
+    ) -> Result<RoutedConnection, Error> {
+        let live = self.shared.live.load();
+        let id = match destination {
+            Some(name) => Some(live.snapshot.destination(name).ok_or_else(|| {
+                Error::new(ErrorKind::NoDestination, "it is not configured any more")
+                    .with_destination(name.to_string())
+            })?),
+            None => None,
+        };
+        let routed = live.snapshot.route_tls(id, sni, &mut || fastrand::u64(..));
+        live.connection(&routed.map_err(|unrouted| no_route(&unrouted, sni))?)
     }
 
     pub(crate) fn destination(&self, name: &str) -> Result<Arc<Destination>, Error> {

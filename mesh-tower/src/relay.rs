@@ -1,6 +1,7 @@
 //! Relay: a byte stream to one endpoint of a destination, for what is not HTTP.
 //!
-//! The destination is that of its `TCPRoute`, drawn by weight, else itself. The endpoint is picked
+//! The destination is that of its `TCPRoute`, drawn by weight, else itself; of TLS that is not ended
+//! here, that of the `TLSRoute` for the name that the client asks for. The endpoint is picked
 //! like that of a call, and the stream counts as load at it while it lives. An endpoint that cannot
 //! be connected to is out at once, and another one is tried: no byte has been sent, so that is
 //! always safe.
@@ -13,7 +14,7 @@ use crate::connect::Transport;
 use crate::destination::{Destination, Endpoint, Unpicked};
 use crate::mesh::{Mesh, RoutedConnection};
 use mesh_core::pick::{Labels, PickArgs};
-use mesh_core::{Error, ErrorKind, Failure};
+use mesh_core::{DestinationName, Error, ErrorKind, Failure};
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -45,7 +46,24 @@ impl Mesh {
     /// When no endpoint can be picked, none of those picked can be connected to, or it takes too
     /// long.
     pub async fn relay(&self, name: &str) -> Result<Relay, Error> {
-        let RoutedConnection { destination, policy, subset } = self.route_connection(name)?;
+        self.open(self.route_connection(name)?).await
+    }
+
+    /// Opens a byte stream for a client that asks for `sni` and does TLS with the endpoint itself: by
+    /// the `TLSRoute`s attached to `destination`, or by all.
+    ///
+    /// # Errors
+    /// As [`Mesh::relay`]; [`ErrorKind::NoRoute`] when no `TLSRoute` is for the name.
+    pub async fn relay_tls(
+        &self,
+        destination: Option<&DestinationName>,
+        sni: &str,
+    ) -> Result<Relay, Error> {
+        self.open(self.route_tls(destination, sni)?).await
+    }
+
+    async fn open(&self, routed: RoutedConnection) -> Result<Relay, Error> {
+        let RoutedConnection { destination, policy, subset } = routed;
         let limit = policy.timeouts.request;
         let attempts = policy.retry.attempts.saturating_add(1);
         match timeout(

@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     HttpRoute,
     GrpcRoute,
     TcpRoute,
+    TlsRoute,
     HttpRouteFilter,
     TrafficPolicy,
     ServerPolicy,
@@ -35,11 +36,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Service,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TcpRoute,
+        Self::TlsRoute,
         Self::HttpRouteFilter,
         Self::TrafficPolicy,
         Self::ServerPolicy,
@@ -52,6 +54,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::HttpRouteFilter => "HTTPRouteFilter",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::ServerPolicy => "ServerPolicy",
@@ -62,7 +65,7 @@ impl Kind {
     /// The values of `apiVersion` under which it is known, the preferred first.
     pub(crate) const fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute => &[
+            Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute => &[
                 "gateway.networking.k8s.io/v1",
                 "gateway.networking.k8s.io/v1beta1",
                 "gateway.networking.k8s.io/v1alpha2",
@@ -532,6 +535,19 @@ pub(crate) struct TcpRule {
     pub(crate) backend_refs: Vec<Located<BackendRef>>,
 }
 
+/// `TLSRoute`: connections by the name that a TLS client asks for, without ending TLS.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct TlsRouteSpec {
+    /// The Services on whose listeners it decides. Listeners without a Service take every route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) parent_refs: Vec<Located<ParentRef>>,
+    /// The names that clients ask for (SNI): names, `*.suffix`, or `*`. At least one.
+    pub(crate) hostnames: Vec<Located<String>>,
+    /// Exactly one.
+    pub(crate) rules: Vec<Located<TcpRule>>,
+}
+
 /// What a policy applies to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -623,6 +639,8 @@ pub enum ListenerProtocol {
     Http,
     /// Bytes, which nobody looks at.
     Tcp,
+    /// TLS, which is not ended here: the name that the client asks for decides, by `TLSRoute`s.
+    Tls,
 }
 
 /// TLS of a listener.

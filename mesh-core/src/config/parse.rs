@@ -5,7 +5,7 @@ use super::diagnostic::{Errors, Problem, nearest, resolve};
 use super::filters::HttpRouteFilterSpec;
 use super::kinds::{
     GATEWAY, GrpcRouteSpec, HttpRouteSpec, Kind, ListenerSpec, Metadata, OURS, ServiceSpec,
-    TargetKind, TargetRef, TcpRouteSpec,
+    TargetKind, TargetRef, TcpRouteSpec, TlsRouteSpec,
 };
 use super::server_policy::ServerPolicy;
 use super::source::{Location, Source};
@@ -57,6 +57,7 @@ pub(super) enum Spec {
     Http(HttpRouteSpec),
     Grpc(GrpcRouteSpec),
     Tcp(TcpRouteSpec),
+    Tls(TlsRouteSpec),
     HttpFilter(HttpRouteFilterSpec),
     /// The values stand in [`Object::node`], without the target.
     Traffic(Target),
@@ -187,7 +188,7 @@ fn kind(node: &Node, problems: &mut Vec<Problem>) -> Option<Kind> {
                 .at(written.at),
             (
                 "Intention" | "TrustDomain" | "Gateway" | "Egress" | "Telemetry" | "GatewayClass"
-                | "TLSRoute" | "UDPRoute" | "ReferenceGrant" | "List",
+                | "UDPRoute" | "ReferenceGrant" | "List",
                 _,
             ) => Problem::not_supported(&format!("kind `{text}`")).at(written.at),
             _ => Problem::error(format!("unknown kind `{}`", text.escape_debug()))
@@ -231,6 +232,7 @@ fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, N
         }
         Kind::GrpcRoute => Spec::Grpc(de::read(node, problems)?),
         Kind::TcpRoute => Spec::Tcp(de::read(node, problems)?),
+        Kind::TlsRoute => Spec::Tls(de::read(node, problems)?),
         Kind::HttpRouteFilter => Spec::HttpFilter(de::read(node, problems)?),
         Kind::Listener => Spec::Listener(Box::new(de::read(node, problems)?)),
         Kind::TrafficPolicy => {

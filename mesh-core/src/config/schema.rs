@@ -3,7 +3,7 @@
 use super::filters::HttpRouteFilterSpec;
 use super::kinds::{
     GrpcRouteSpec, HttpRouteSpec, Kind, ListenerSpec, Metadata, ServiceSpec, TargetRef,
-    TcpRouteSpec,
+    TcpRouteSpec, TlsRouteSpec,
 };
 use super::server_policy::ServerPolicy;
 use crate::policy::Policy;
@@ -49,6 +49,7 @@ fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Value {
         Kind::HttpRoute => of(generator.subschema_for::<HttpRouteSpec>()),
         Kind::GrpcRoute => of(generator.subschema_for::<GrpcRouteSpec>()),
         Kind::TcpRoute => of(generator.subschema_for::<TcpRouteSpec>()),
+        Kind::TlsRoute => of(generator.subschema_for::<TlsRouteSpec>()),
         Kind::HttpRouteFilter => of(generator.subschema_for::<HttpRouteFilterSpec>()),
         Kind::Listener => of(generator.subschema_for::<ListenerSpec>()),
         Kind::TrafficPolicy => with_target(generator.root_schema_for::<Policy>(), generator),

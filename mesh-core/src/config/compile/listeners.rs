@@ -41,6 +41,19 @@ impl Compiler<'_> {
                         .at(object.name.at),
                 );
             }
+            if let (ListenerProtocol::Tls, Some(tls)) = (spec.protocol, &spec.tls) {
+                self.problems.push(
+                    Problem::error("a listener for `protocol: tls` does not end TLS").at(tls.at),
+                );
+            }
+            if spec.protocol == ListenerProtocol::Tls
+                && !snapshot.tls.contains_key(&destination.flatten())
+            {
+                self.problems.push(
+                    Problem::warning("no TLSRoute says where the connections of this listener go")
+                        .at(object.name.at),
+                );
+            }
             let mut origins = Origins::default();
             let tls = spec.tls.as_ref().map(|tls| {
                 let places = [

@@ -2,7 +2,7 @@
 
 use super::super::de::Located;
 use super::super::filters::RouteFilter;
-use super::super::kinds::{BackendRef, HttpTimeouts, ParentRef};
+use super::super::kinds::{BackendRef, HttpTimeouts, ParentRef, TcpRule};
 use super::super::parse::{Object, Spec};
 use super::super::source::{Location, Origin};
 use super::super::span;
@@ -63,6 +63,8 @@ struct Attached {
     services: HashMap<DestinationId, Vec<Candidate>>,
     hosts: BTreeMap<String, Vec<Candidate>>,
     tcp: HashMap<DestinationId, (Arc<Rule>, Location)>,
+    /// By Service, `None` being listeners without one, and by name.
+    tls: BTreeMap<(Option<DestinationId>, String), (Arc<Rule>, Location)>,
 }
 
 impl Compiler<'_> {
@@ -119,16 +121,14 @@ impl Compiler<'_> {
                 }
                 Spec::Tcp(spec) => {
                     let route = Route { object, parents: &spec.parent_refs, hostnames: &[] };
-                    let rules = spec.rules.iter().map(|rule| Written {
-                        name: rule.name.as_ref(),
-                        at: rule.at,
-                        matches: Vec::new(),
-                        filters: &[],
-                        refs: &rule.backend_refs,
-                        inline: nothing(),
-                    });
-                    let rules = rules.collect();
+                    let rules = spec.rules.iter().map(Written::of_connections).collect();
                     self.attach_tcp(snapshot, &mut attached, &route, rules);
+                }
+                Spec::Tls(spec) => {
+                    let route =
+                        Route { object, parents: &spec.parent_refs, hostnames: &spec.hostnames };
+                    let rules = spec.rules.iter().map(Written::of_connections).collect();
+                    self.attach_tls(snapshot, &mut attached, &route, rules);
                 }
                 _ => {}
             }
@@ -208,6 +208,44 @@ impl Compiler<'_> {
                         .at(at)
                         .other(first, "the other one"),
                 );
+            }
+        }
+    }
+
+    fn attach_tls(
+        &mut self,
+        snapshot: &Snapshot,
+        attached: &mut Attached,
+        route: &Route<'_>,
+        mut rules: Vec<Written<'_>>,
+    ) {
+        let at = route.object.name.at;
+        if rules.len() != 1 {
+            let what = format!("a TLSRoute has exactly one rule, this has {}", rules.len());
+            self.problems.push(Problem::error(what).at(at));
+        }
+        if route.hostnames.is_empty() {
+            self.problems
+                .push(Problem::error("this route is for no name: `hostnames` is empty").at(at));
+        }
+        let rule = rules.pop().and_then(|rule| self.rule(snapshot, route.object, 0, rule));
+        let parents = self.parents(route);
+        let Some(rule) = rule else { return };
+        for host in route.hostnames {
+            if let Some(why) = host_problem(host, true) {
+                let what = format!("`{}` is not a host name: {why}", host.escape_debug());
+                self.problems.push(Problem::error(what).at(host.at));
+                continue;
+            }
+            for parent in parents.iter().copied().map(Some).chain([None]) {
+                let key = (parent, host.value.clone());
+                if let Some((_, first)) = attached.tls.insert(key, (rule.clone(), host.at))
+                    && self.warned.insert(host.at)
+                {
+                    let what = format!("two TLSRoutes are for `{}`", host.value);
+                    self.problems
+                        .push(Problem::error(what).at(host.at).other(first, "the other one"));
+                }
             }
         }
     }
@@ -440,6 +478,9 @@ impl Compiler<'_> {
                     .extend(candidates.iter().cloned());
             }
         }
+        for ((parent, host), (rule, _)) in attached.tls {
+            snapshot.tls.entry(parent).or_default().insert(&host, rule);
+        }
         let mut sorted: BTreeMap<String, Vec<Candidate>> = attached.hosts;
         for candidates in sorted.values_mut() {
             candidates.sort_by(Candidate::order);
@@ -533,6 +574,20 @@ struct Written<'a> {
     refs: &'a [Located<BackendRef>],
     /// The values of a policy that it states itself.
     inline: Node,
+}
+
+impl<'a> Written<'a> {
+    /// The rule of a route that decides on connections.
+    const fn of_connections(rule: &'a Located<TcpRule>) -> Self {
+        Self {
+            name: rule.value.name.as_ref(),
+            at: rule.at,
+            matches: Vec::new(),
+            filters: &[],
+            refs: rule.value.backend_refs.as_slice(),
+            inline: nothing(),
+        }
+    }
 }
 
 /// The rule of a service without routes: everything goes to itself.

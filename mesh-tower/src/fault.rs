@@ -106,6 +106,7 @@ fn aborted<B: 'static>(request: &Request<B>, status: Status) -> Response<Bytes> 
 }
 
 /// What is to be done now.
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made")]
 pub(crate) enum Next<S, B> {
     Send(Request<B>, Option<Box<After>>),
     Answer(Box<Response<Bytes>>),
@@ -133,6 +134,7 @@ struct Held<S, B> {
 }
 
 /// What became of a call that was delayed.
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made")]
 pub(crate) enum Ended<S, B> {
     Send(S, Request<B>, Option<Box<After>>),
     Answer(Box<Response<Bytes>>),

@@ -364,6 +364,7 @@ impl Compiler<'_> {
         let mut policy = Policy::clone(&known.policy);
         policy.retry.attempts = 0;
         policy.fault = None;
+        policy.hedge = None;
         policy.timeouts.explicit = true;
         Some(Mirror {
             destination: known.name.clone(),

@@ -149,7 +149,7 @@ pub struct Mirror {
     pub subset: Option<Arc<[Labels]>>,
     /// Which requests.
     pub fraction: Fraction,
-    /// The policy of copies: the destination's, without retries and faults; its timeout bounds the
+    /// The policy of copies: the destination's, without retries, hedges and faults; its timeout bounds the
     /// whole answer.
     pub policy: Arc<Policy>,
 }

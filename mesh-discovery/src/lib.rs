@@ -10,6 +10,8 @@
 //!   connections survive every other change of the set.
 //! - One task per watch, which ends when the watch is dropped; no queue.
 //!
+//! What a source believes, the destination may doubt for a while (`pick.emptySetGrace`).
+//!
 //! | source | looks again | believes an empty set |
 //! |---|---|---|
 //! | static | never | yes |

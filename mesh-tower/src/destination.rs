@@ -9,6 +9,7 @@
 //! One task per destination follows discovery and runs the outlier sweep; it ends with the
 //! destination. Losing the source changes nothing here: the last set stays.
 
+mod grace;
 mod health;
 mod state;
 mod unreachable;
@@ -78,6 +79,8 @@ struct Source {
     connection: Connection,
     connect: Arc<connect::Settings>,
     task: Option<AbortHandle>,
+    /// Since when discovery names no endpoint, while those that were there stay in use.
+    doubted: Option<Timestamp>,
     /// Number of the task: one that was replaced may be at work still, and must not be believed.
     generation: u64,
 }
@@ -140,6 +143,7 @@ impl Destination {
                 connection: Connection::of(policy),
                 connect,
                 task: None,
+                doubted: None,
                 generation: 0,
             }),
             picker: Swap::new(Picker::new(EndpointSet::empty(), policy.pick.clone())),
@@ -388,10 +392,13 @@ impl Destination {
     /// Takes over what discovery says, if `generation` is the task in charge. With `afresh`,
     /// endpoints get new connections and lose their history.
     fn update(self: &Arc<Self>, generation: u64, afresh: bool, specs: Vec<EndpointSpec>) {
-        let source = self.source.lock();
-        if source.generation != generation {
+        let mut source = self.source.lock();
+        if source.generation != generation
+            || specs.is_empty() && !afresh && self.doubts(&mut source)
+        {
             return;
         }
+        source.doubted = None;
         let old = self.picker.get();
         let from = if afresh { EndpointSet::empty() } else { old.set().clone() };
         let (workers, now) = (self.environment.workers, clock::now());
@@ -485,6 +492,7 @@ impl Destination {
     /// endpoints get new connections and lose their history at its first update.
     fn restart(self: &Arc<Self>, source: &mut Source, afresh: bool) {
         source.generation += 1;
+        source.doubted = None;
         let follow = Follow {
             destination: Arc::downgrade(self),
             ask_again: self.ask_again.clone(),
@@ -536,6 +544,7 @@ impl Follow {
                     let Some(destination) = self.destination.upgrade() else { return };
                     next_sweep = Instant::now() + destination.policy.load().outlier.interval;
                     destination.sweep();
+                    destination.doubt_again(self.generation);
                 }
             }
         }

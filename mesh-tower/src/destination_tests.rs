@@ -28,7 +28,7 @@ fn start(host: &str, policy: Policy) -> Arc<Destination> {
     Destination::start(host.into(), &config, connect, &environment, metrics)
 }
 
-fn refusal(destination: &Destination) -> Option<Error> {
+pub(super) fn refusal(destination: &Destination) -> Option<Error> {
     match destination.pick(&PickArgs::new(clock::now())) {
         Err(Unpicked::Final(error)) => Some(error),
         Err(Unpicked::Unresolved) | Ok(_) => None,
@@ -58,7 +58,9 @@ async fn a_name_that_does_not_resolve_fails_calls_with_the_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn an_empty_set_is_an_answer() {
-    let (destination, _) = destination(Policy::default()).await;
+    let mut policy = Policy::default();
+    policy.pick.empty_set_grace = Duration::ZERO;
+    let (destination, _) = destination(policy).await;
     let generation = destination.source.lock().generation;
     destination.update(generation, false, Vec::new());
     let error = refusal(&destination).expect("nobody serves it");

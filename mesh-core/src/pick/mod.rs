@@ -82,7 +82,7 @@ pub use caller::Caller;
 pub use pinned::Pinned;
 pub use subset::Labels;
 
-use crate::config::percent;
+use crate::config::{percent, span};
 use crate::endpoint::{EndpointSet, Member};
 use crate::hash::mix;
 use crate::health::Standing;
@@ -94,6 +94,7 @@ use pinned::Addresses;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 use subset::{Chosen, Subsets};
 
 /// The increment of SplitMix64.
@@ -160,6 +161,11 @@ pub struct Config {
     pub ring_hash: ring_hash::Config,
     /// The table of `Maglev`.
     pub maglev: maglev::Config,
+    /// How long endpoints that still answer stay in use when discovery suddenly names none at all;
+    /// 0s: not at all. 5 min.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub empty_set_grace: Duration,
 }
 
 impl Default for Config {
@@ -177,6 +183,7 @@ impl Default for Config {
             slow_start: None,
             ring_hash: ring_hash::Config::default(),
             maglev: maglev::Config::default(),
+            empty_set_grace: Duration::from_secs(300),
         }
     }
 }

@@ -5,9 +5,9 @@
 //! and every endpoint with the reason why it is in or out.
 
 use crate::config::{Origin, Origins};
-use crate::endpoint::{EndpointSpec, Member};
-use crate::health::StateKind;
+use crate::endpoint::{EndpointSet, EndpointSpec};
 use crate::name::DestinationName;
+use crate::pick::{PickArgs, Picker};
 use crate::policy::Policy;
 use crate::route::{self, Backend, RouteRequest, Rule, path};
 use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot, Unrouted};
@@ -75,7 +75,7 @@ pub struct DestinationExplained {
 }
 
 /// An endpoint, and why it is in or out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Candidate {
@@ -87,6 +87,10 @@ pub struct Candidate {
     pub reason: String,
     /// Its tier; 0 is used first.
     pub priority: u32,
+    /// Its configured share.
+    pub weight: u32,
+    /// What the picker compares, in seconds; none from configuration alone.
+    pub load: Option<f64>,
 }
 
 impl Candidate {
@@ -103,17 +107,8 @@ impl Candidate {
                 false => format!("declared {:?}", spec.declared).to_lowercase(),
             },
             priority: spec.priority,
-        }
-    }
-
-    /// What is known of an endpoint from calling it.
-    #[must_use]
-    pub fn live<C>(member: &Member<C>, now: Timestamp) -> Self {
-        let configured = Self::configured(&member.spec);
-        let state = member.endpoint.health().state(now);
-        match state.kind {
-            StateKind::Ready => configured,
-            _ => Self { included: false, reason: state.to_string(), ..configured },
+            weight: spec.weight,
+            load: None,
         }
     }
 }
@@ -263,8 +258,8 @@ fn destinations(
         .iter()
         .filter_map(|backend| {
             let known = snapshot.destinations().get(backend.destination.index())?;
-            let candidates = live(&known.name).unwrap_or_else(|| configured(known));
-            Some(destination(known, backend, total, by_priority(candidates)))
+            let candidates = live(&known.name).unwrap_or_else(|| configured(known, backend));
+            Some(destination(known, backend, total, candidates))
         })
         .collect()
 }
@@ -287,22 +282,16 @@ fn destination(
     }
 }
 
-fn configured(known: &DestinationConfig) -> Vec<Candidate> {
-    match &known.endpoints {
-        EndpointSource::Static(specs) => specs.iter().map(Candidate::configured).collect(),
-        EndpointSource::Dns { .. } | EndpointSource::File(_) => Vec::new(),
-    }
-}
-
-/// Takes out those that a lower tier makes needless.
-fn by_priority(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-    let lowest = candidates.iter().filter(|known| known.included).map(|known| known.priority).min();
-    let Some(lowest) = lowest else { return candidates };
-    for spare in candidates.iter_mut().filter(|known| known.included && known.priority > lowest) {
-        spare.included = false;
-        spare.reason = format!("priority {}, while priority {lowest} can be used", spare.priority);
-    }
-    candidates
+/// What configuration alone says of the endpoints; who calls is not known.
+fn configured(known: &DestinationConfig, backend: &Backend) -> Vec<Candidate> {
+    let EndpointSource::Static(specs) = &known.endpoints else { return Vec::new() };
+    let (set, _) = EndpointSet::<()>::empty().update(specs.clone(), |_| ());
+    let picker = Picker::new(set, known.policy.pick.clone());
+    let args =
+        PickArgs::new(Timestamp::ZERO).with_subset(backend.subset.as_deref().unwrap_or_default());
+    let mut told = picker.explain(&args);
+    told.iter_mut().for_each(|candidate| candidate.load = None);
+    told
 }
 
 /// Every value of a policy with its origin, in the order of the reference.

@@ -71,6 +71,15 @@ impl Shares {
     }
 }
 
+/// Shares of one level among all calls, from 0 to 1.
+#[derive(Debug)]
+pub(super) struct LevelShares {
+    pub(super) healthy: f64,
+    pub(super) degraded: f64,
+    /// By group, of the healthy and of the degraded ones, among the calls of the level.
+    pub(super) parts: Vec<[f64; 2]>,
+}
+
 /// Of a count of changes that was never made.
 const NEVER: u64 = u64::MAX;
 
@@ -88,6 +97,10 @@ impl Level {
 
     pub(super) fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    pub(super) const fn priority(&self) -> u32 {
+        self.priority
     }
 }
 
@@ -198,6 +211,50 @@ impl Levels {
         }
         self.recount(set, threshold);
         level.panics.load(Relaxed)
+    }
+
+    /// The share of each level in calls that start at `priority`, for people.
+    pub(super) fn shares<C>(
+        &self,
+        set: &EndpointSet<C>,
+        threshold: u8,
+        priority: u32,
+    ) -> Vec<LevelShares> {
+        self.recount(set, threshold);
+        let fractions = |shares: &[&Shares], standing, mut before: u32| -> Vec<f64> {
+            let fraction = |shares: &&Shares| {
+                let up_to = shares.of(standing).load(Relaxed);
+                let share = f64::from(up_to.saturating_sub(before)) / WHOLE as f64;
+                before = up_to;
+                share
+            };
+            shares.iter().map(fraction).collect()
+        };
+        let all: Vec<&Shares> = self.levels.iter().map(|level| &level.share).collect();
+        let healthy = fractions(&all, Standing::Healthy, 0);
+        let taken = all.last().map_or(0, |last| last.healthy.load(Relaxed));
+        let degraded = fractions(&all, Standing::Degraded, taken);
+        let start = self.from(priority).first().filter(|_| priority > 0);
+        let levels = self.levels.iter().zip(healthy.into_iter().zip(degraded));
+        levels
+            .map(|(level, (healthy, degraded))| {
+                let parts: Vec<&Shares> = level.parts.iter().collect();
+                let [of_healthy, of_degraded] = [Standing::Healthy, Standing::Degraded]
+                    .map(|standing| fractions(&parts, standing, 0));
+                let parts = match parts.is_empty() {
+                    true => vec![[1.0, 1.0]],
+                    false => of_healthy.into_iter().zip(of_degraded).map(Into::into).collect(),
+                };
+                match start {
+                    None => LevelShares { healthy, degraded, parts },
+                    // Such a call goes to one level alone, and to its healthy ones first.
+                    Some(start) => {
+                        let healthy = if std::ptr::eq(start, level) { 1.0 } else { 0.0 };
+                        LevelShares { healthy, degraded: 0.0, parts }
+                    }
+                }
+            })
+            .collect()
     }
 
     /// Counts anew if the health of an endpoint has changed since the last time.

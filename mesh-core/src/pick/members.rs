@@ -17,9 +17,10 @@ impl Places {
     pub(super) fn of<'a, C>(&'a self, set: &'a [Member<C>]) -> Members<'a, C> {
         match self {
             Self::Range(range) => {
-                Members { all: set.get(range.clone()).unwrap_or_default(), list: None }
+                let all = set.get(range.clone()).unwrap_or_default();
+                Members { all, start: range.start, list: None }
             }
-            Self::List(list) => Members { all: set, list: Some(list) },
+            Self::List(list) => Members { all: set, start: 0, list: Some(list) },
         }
     }
 }
@@ -41,6 +42,8 @@ impl From<Vec<u32>> for Places {
 #[derive(Debug)]
 pub(super) struct Members<'a, C> {
     all: &'a [Member<C>],
+    /// Index into the set of the first of `all`.
+    start: usize,
     list: Option<&'a [u32]>,
 }
 
@@ -67,6 +70,14 @@ impl<'a, C> Members<'a, C> {
         match self.list {
             None => self.all.get(place),
             Some(list) => self.all.get(*list.get(place)? as usize),
+        }
+    }
+
+    /// The index into the set of the one at a place.
+    pub(super) fn index(self, place: usize) -> Option<usize> {
+        match self.list {
+            None => (place < self.all.len()).then_some(self.start + place),
+            Some(list) => list.get(place).map(|index| *index as usize),
         }
     }
 

@@ -58,6 +58,7 @@ mod args;
 mod bounded;
 mod caller;
 mod choices;
+mod explain;
 mod failover;
 mod group;
 mod keys;

@@ -313,15 +313,16 @@ impl<C> Endpoint<C> {
         self.health.is_selectable() && self.breaker.is_closed()
     }
 
-    /// Like [`Endpoint::is_selectable`], or its breaker is due to let a probe through.
+    /// Like [`Endpoint::is_selectable`], or due to let one call through that decides: by its breaker, or on
+    /// probation.
     #[must_use]
     pub fn is_selectable_at(&self, now: Timestamp) -> bool {
-        self.health.is_selectable() && self.breaker.would_admit(now)
+        self.health.is_selectable_at(now) && self.breaker.would_admit(now)
     }
 
     /// Like [`Endpoint::is_selectable_at`], and among which.
     pub(crate) fn standing_at(&self, now: Timestamp) -> Option<Standing> {
-        self.health.standing().filter(|_| self.breaker.would_admit(now))
+        self.health.standing_at(now).filter(|_| self.breaker.would_admit(now))
     }
 
     /// Its state with reason and times.

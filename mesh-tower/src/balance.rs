@@ -4,7 +4,7 @@
 //!
 //! 1. *pick* compares a few endpoints by load among those that can be picked: reachable, not
 //!    ejected, breaker not open, not tried before by this call. Below the panic threshold it
-//!    picks among all.
+//!    picks among all. An ejected endpoint whose probation is due gets one attempt at a time.
 //! 2. *admit* asks the endpoint's limit of requests and its breaker, where there are such; a
 //!    refusal is an error that a retry may answer with another endpoint.
 //! 3. *send* hands the request to a connection of the endpoint, opened if none is free and the
@@ -31,8 +31,10 @@ use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body::Body as HttpBody;
 use mesh_core::health::breaker::Admission;
+use mesh_core::health::outlier::{self, Probe};
 use mesh_core::limit::{Kind, Permit, UNLIMITED};
-use mesh_core::{Error, ErrorKind, Failure, Policy, Timestamp};
+use mesh_core::pick::Reason;
+use mesh_core::{Error, ErrorKind, Failure, Outcome, Policy, Timestamp};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -131,18 +133,8 @@ fn attempt(
     worker: Worker,
     now: Timestamp,
 ) -> State {
-    let endpoint = match destination.pick(&call.pick_args(now)) {
-        Ok((endpoint, reason)) => {
-            if span_enabled!(Level::DEBUG) {
-                Span::current()
-                    .record("mesh.endpoint", endpoint.id().as_str())
-                    .record("mesh.pick_reason", reason.as_str());
-            }
-            if call.hedged {
-                let _ = call.at.set(endpoint.id().clone());
-            }
-            endpoint
-        }
+    let (endpoint, probe) = match choose(&destination, &call, now) {
+        Ok(chosen) => chosen,
         Err(Unpicked::Final(error)) => return State::Refused { error: Some(error) },
         Err(Unpicked::Unresolved) => {
             return State::Unresolved {
@@ -161,14 +153,66 @@ fn attempt(
             let connections = endpoint.connections.of(worker).clone();
             let sending = Sending::start(connections, request, call.policy.protocol, call.grpc);
             let ticket = Ticket::new(destination, call, endpoint, now, admission);
-            State::Sending { sending, ticket: Some(ticket.with_permit(permit)) }
+            let ticket = ticket.with_permit(permit).with_probe(probe);
+            State::Sending { sending, ticket: Some(ticket) }
         }
         Err(why) => {
+            if let Some(probe) = probe {
+                destination.probed(&endpoint, probe, Outcome::Cancelled, now);
+            }
             destination.shared().metrics.shed(ErrorKind::Overflow);
             let error = Error::new(ErrorKind::Overflow, why)
                 .with_destination(destination.label().clone())
                 .with_endpoint(endpoint.id());
             State::Refused { error: Some(error) }
+        }
+    }
+}
+
+/// Picks an endpoint; with the probe, if the attempt decides about its probation.
+fn choose(
+    destination: &Destination,
+    call: &Call,
+    now: Timestamp,
+) -> Result<(Arc<Endpoint>, Option<Probe>), Unpicked> {
+    let (mut endpoint, reason) = destination.pick(&call.pick_args(now))?;
+    let mut probe = None;
+    if endpoint.health().is_ejected() && reason != Reason::Panic {
+        (endpoint, probe) = on_probation(destination, call, endpoint, now)?;
+    }
+    if span_enabled!(Level::DEBUG) {
+        Span::current()
+            .record("mesh.endpoint", endpoint.id().as_str())
+            .record("mesh.pick_reason", reason.as_str());
+    }
+    if call.hedged {
+        let _ = call.at.set(endpoint.id().clone());
+    }
+    Ok((endpoint, probe))
+}
+
+/// Asks to be the call that decides about an ejected endpoint; picks another if one was faster.
+#[cold]
+fn on_probation(
+    destination: &Destination,
+    call: &Call,
+    endpoint: Arc<Endpoint>,
+    now: Timestamp,
+) -> Result<(Arc<Endpoint>, Option<Probe>), Unpicked> {
+    match destination.admit_on_probation(&endpoint, now) {
+        outlier::Admitted::Freely => Ok((endpoint, None)),
+        outlier::Admitted::OnProbation(probe) => Ok((endpoint, Some(probe))),
+        outlier::Admitted::No => {
+            let mut avoid = call.tried.clone();
+            avoid.push(endpoint.id().clone());
+            let (other, reason) = destination.pick(&call.pick_args(now).with_avoid(&avoid))?;
+            if other.health().is_ejected() && reason != Reason::Panic {
+                let message = "its endpoints are on probation, and other calls are deciding";
+                let error = Error::new(ErrorKind::NoHealthyEndpoint, message)
+                    .with_destination(destination.label().clone());
+                return Err(Unpicked::Final(error));
+            }
+            Ok((other, None))
         }
     }
 }

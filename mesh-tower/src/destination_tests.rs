@@ -14,7 +14,15 @@ pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoi
 
 fn start(host: &str, policy: Policy) -> Arc<Destination> {
     let config = DestinationConfig::plain(host, 9, Arc::new(policy));
-    let connect = Arc::new(connect::Settings::default());
+    start_with(&config, host, connect::Settings::default())
+}
+
+/// A destination that is reached in this way.
+pub(crate) fn start_with(
+    config: &DestinationConfig,
+    label: &str,
+    connect: connect::Settings,
+) -> Arc<Destination> {
     let mut dns = mesh_discovery::dns::Config::default();
     // Nobody listens there.
     dns.servers = vec![([127, 0, 0, 1], 1).into()];
@@ -24,8 +32,8 @@ fn start(host: &str, policy: Policy) -> Arc<Destination> {
         workers: 1,
         caller: Arc::default(),
     };
-    let metrics = Metrics::new().destination(host);
-    Destination::start(host.into(), &config, connect, &environment, metrics)
+    let metrics = Metrics::new().destination(label);
+    Destination::start(label.into(), config, Arc::new(connect), &environment, metrics)
 }
 
 pub(super) fn refusal(destination: &Destination) -> Option<Error> {

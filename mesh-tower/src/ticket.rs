@@ -29,6 +29,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::health::breaker::Admission;
+use mesh_core::health::outlier::Probe;
 use mesh_core::limit::Permit;
 use mesh_core::retry::pushback;
 use mesh_core::{Error, Failure, GrpcCode, Outcome, Timestamp};
@@ -45,6 +46,8 @@ pub(crate) struct Ticket {
     endpoint: Arc<Endpoint>,
     started: Timestamp,
     admission: Option<Admission>,
+    /// It decides about the endpoint's probation.
+    probe: Option<Probe>,
     /// Its place under the endpoint's limit, if it has one.
     permit: Option<Permit>,
     /// The head of the response is there.
@@ -68,6 +71,7 @@ impl Ticket {
             endpoint,
             started,
             admission,
+            probe: None,
             permit: None,
             answered: false,
             decided: false,
@@ -77,6 +81,12 @@ impl Ticket {
     /// With its place under the endpoint's limit.
     pub(crate) fn with_permit(mut self, permit: Option<Permit>) -> Self {
         self.permit = permit;
+        self
+    }
+
+    /// It decides about the endpoint's probation, if there is a probe.
+    pub(crate) const fn with_probe(mut self, probe: Option<Probe>) -> Self {
+        self.probe = probe;
         self
     }
 
@@ -161,8 +171,12 @@ impl Ticket {
     }
 
     fn observe(&self, now: Timestamp) {
-        let config = &self.call.policy.pick.ewma;
-        self.endpoint.load().observe(now, now.since(self.started), config);
+        let policy = &self.call.policy;
+        let took = now.since(self.started);
+        self.endpoint.load().observe(now, took, &policy.pick.ewma);
+        if policy.outlier.enforcing_latency > 0 {
+            self.destination.observe_latency(&self.endpoint, took);
+        }
     }
 
     fn fail(&mut self, now: Timestamp, outcome: Outcome, headers: Option<&HeaderMap>) {
@@ -177,6 +191,11 @@ impl Ticket {
     fn decide(&mut self, now: Timestamp, outcome: Outcome) {
         self.decided = true;
         self.tell_breaker(now, outcome);
+        if let Some(probe) = self.probe.take()
+            && self.destination.probed(&self.endpoint, probe, outcome, now)
+        {
+            return;
+        }
         self.destination.record(&self.endpoint, outcome, now);
     }
 
@@ -197,6 +216,9 @@ impl Drop for Ticket {
         self.endpoint.load().end();
         if self.admission.is_some() {
             self.tell_breaker(clock::now(), Outcome::Cancelled);
+        }
+        if let Some(probe) = self.probe.take() {
+            self.destination.probed(&self.endpoint, probe, Outcome::Cancelled, clock::now());
         }
     }
 }

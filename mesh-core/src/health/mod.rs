@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | unreachable | the connection task, when connecting fails | when a connection succeeds |
 //! | not well | active health [checks](check), where they are configured | when they pass |
-//! | ejected | [`outlier`] detection | at the first sweep after its time |
+//! | ejected | [`outlier`] detection | at the first sweep after its time, or by a call that succeeds |
 //! | declared draining or unhealthy | discovery | when discovery says otherwise |
 //!
 //! and the endpoint's [`breaker`], where one is configured. The conditions are bits of one word,
@@ -42,6 +42,14 @@ const DEGRADED: u32 = 1 << 5;
 const PREFERRED: u32 = 1 << 6;
 /// Its last health checks have failed, or none has ended yet.
 const NOT_WELL: u32 = 1 << 7;
+/// Its ejection ends by a call that succeeds, not by time alone.
+const ON_PROBATION: u32 = 1 << 8;
+/// The time of its ejection is over, as a sweep has found: it counts as available.
+const DUE: u32 = 1 << 9;
+/// The call that decides about it is under way.
+const PROBING: u32 = 1 << 10;
+/// All that an ejection sets.
+const EJECTION: u32 = EJECTED | ON_PROBATION | DUE | PROBING;
 const DECLARED_OUT: u32 = DRAINING | UNHEALTHY;
 const DECLARED: u32 = DECLARED_OUT | DEGRADED;
 const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT | NOT_WELL;
@@ -102,6 +110,11 @@ impl Tally {
     }
 }
 
+/// Whether flags allow a call, or the next one is to decide.
+const fn is_in(flags: u32) -> bool {
+    flags & OUT == 0 || flags & (OUT | DUE) == EJECTED | DUE
+}
+
 /// Health of one endpoint. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Health {
@@ -144,19 +157,46 @@ impl Health {
         }
     }
 
-    /// Whether nothing recorded here takes it out of the choice.
+    /// Whether nothing recorded here takes it out of the choice. One that a sweep has found to be
+    /// due for its probation counts as in.
     #[must_use]
     pub fn is_selectable(&self) -> bool {
-        self.flags.load(Relaxed) & OUT == 0
+        is_in(self.flags.load(Relaxed))
+    }
+
+    /// Whether a call can be sent to it now, the one that decides about its probation included.
+    #[must_use]
+    pub fn is_selectable_at(&self, now: Timestamp) -> bool {
+        self.standing_at(now).is_some()
     }
 
     /// Among which it counts; `None` if something recorded here takes it out.
     pub(crate) fn standing(&self) -> Option<Standing> {
-        match self.flags.load(Relaxed) & (OUT | DEGRADED) {
+        let flags = self.flags.load(Relaxed);
+        match flags & DEGRADED {
+            _ if !is_in(flags) => None,
+            0 => Some(Standing::Healthy),
+            _ => Some(Standing::Degraded),
+        }
+    }
+
+    /// The same at an instant: one whose probation is due counts, until a call begins to decide.
+    pub(crate) fn standing_at(&self, now: Timestamp) -> Option<Standing> {
+        let flags = self.flags.load(Relaxed);
+        match flags & (OUT | DEGRADED) {
             0 => Some(Standing::Healthy),
             DEGRADED => Some(Standing::Degraded),
+            EJECTED if self.is_due(flags, now) => Some(Standing::Healthy),
+            both if both == EJECTED | DEGRADED && self.is_due(flags, now) => {
+                Some(Standing::Degraded)
+            }
             _ => None,
         }
+    }
+
+    #[cold]
+    fn is_due(&self, flags: u32, now: Timestamp) -> bool {
+        flags & ON_PROBATION != 0 && self.ejected_until() <= now
     }
 
     /// It joins a set that is in use already.
@@ -293,7 +333,7 @@ impl Health {
         let before = self
             .flags
             .fetch_update(Relaxed, Relaxed, |flags| {
-                Some(flags & !(EJECTED | DEGRADED | PREFERRED) | RETIRED)
+                Some(flags & !(EJECTION | DEGRADED | PREFERRED) | RETIRED)
             })
             .unwrap_or(RETIRED);
         if before & EJECTED != 0 {
@@ -309,13 +349,15 @@ impl Health {
         now: Timestamp,
         allowed: usize,
         reason: Reason,
+        probation: bool,
         span: impl FnOnce(u32) -> std::time::Duration,
     ) -> Option<std::time::Duration> {
         if self.flags.load(Relaxed) & (EJECTED | RETIRED) != 0 || !self.tally.reserve(allowed) {
             return None;
         }
+        let added = if probation { EJECTED | ON_PROBATION } else { EJECTED };
         let before = self.flags.fetch_update(Relaxed, Relaxed, |flags| {
-            (flags & (EJECTED | RETIRED) == 0).then_some(flags | EJECTED)
+            (flags & (EJECTED | RETIRED) == 0).then_some(flags | added)
         });
         let Ok(before) = before else {
             self.tally.release();
@@ -325,13 +367,31 @@ impl Health {
         self.reason.store(reason.pack(), Relaxed);
         self.ejected_since.store(now.as_nanos(), Relaxed);
         self.ejected_until.store((now + span).as_nanos(), Relaxed);
-        self.changed(before, before | EJECTED);
+        self.changed(before, before | added);
         Some(span)
+    }
+
+    /// Its probation failed; the end of the next ejection is set.
+    fn eject_again(&self, now: Timestamp, reason: Reason) {
+        self.reason.store(reason.pack(), Relaxed);
+        self.ejected_since.store(now.as_nanos(), Relaxed);
+        let before = self.flags.fetch_and(!(DUE | PROBING), Relaxed);
+        self.changed(before, before & !(DUE | PROBING));
+    }
+
+    fn is_on_probation(&self) -> bool {
+        self.flags.load(Relaxed) & ON_PROBATION != 0
+    }
+
+    /// From now on it counts as available.
+    fn set_due(&self) {
+        let before = self.flags.fetch_or(DUE, Relaxed);
+        self.changed(before, before | DUE);
     }
 
     /// Puts it back. True if it was out.
     fn readmit(&self, now: Timestamp) -> bool {
-        let before = self.flags.fetch_and(!EJECTED, Relaxed);
+        let before = self.flags.fetch_and(!EJECTION, Relaxed);
         if before & EJECTED == 0 {
             return false;
         }
@@ -339,7 +399,7 @@ impl Health {
         self.ejected_until.store(u64::MAX, Relaxed);
         self.back_since.store(now.as_nanos(), Relaxed);
         self.tally.release();
-        self.changed(before, before & !EJECTED);
+        self.changed(before, before & !EJECTION);
         true
     }
 
@@ -353,9 +413,14 @@ impl Health {
             (true, false) => _ = self.tally.0.degraded.fetch_sub(1, Relaxed),
             _ => {}
         }
-        if before & (OUT | DEGRADED) != after & (OUT | DEGRADED) {
+        if before & (OUT | DEGRADED | DUE) != after & (OUT | DEGRADED | DUE) {
             self.tally.changed();
         }
+    }
+
+    /// Whether its ejection is over but for the call that decides.
+    fn is_tried(&self, flags: u32, now: Timestamp) -> bool {
+        flags & ON_PROBATION != 0 && (flags & PROBING != 0 || self.ejected_until() <= now)
     }
 
     /// Its state with reason and times; the breaker is not looked at.
@@ -375,6 +440,14 @@ impl Health {
             let cause = Cause::unpack(self.cause.load(Relaxed));
             let since = Some(stamp(&self.not_well_since));
             state(StateKind::Unhealthy, since, None, cause.to_string().into())
+        } else if flags & EJECTED != 0 && self.is_tried(flags, now) {
+            let decides = match flags & PROBING {
+                0 => "the next call decides",
+                _ => "a call is deciding",
+            };
+            let reason = Reason::unpack(self.reason.load(Relaxed));
+            let since = Some(stamp(&self.ejected_since));
+            state(StateKind::Probation, since, None, format!("{reason}, {decides}").into())
         } else if flags & EJECTED != 0 {
             state(
                 StateKind::Ejected,
@@ -420,7 +493,7 @@ mod tests {
 
         let reason = Reason::Consecutive5xx(5);
         let thirty = |_| Duration::from_secs(30);
-        assert_eq!(health.eject(at(8), 1, reason, thirty), Some(Duration::from_secs(30)));
+        assert_eq!(health.eject(at(8), 1, reason, false, thirty), Some(Duration::from_secs(30)));
         assert_eq!(text(10), "ejected: 5 consecutive 5xx, returns in 28 s");
         assert_eq!(text(39), "ejected: 5 consecutive 5xx, returns at the next sweep");
 
@@ -503,11 +576,11 @@ mod tests {
         let tally = Tally::default();
         let health = Health::new(tally.clone());
         let minute = |_| Duration::from_secs(60);
-        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), minute).is_some());
+        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), false, minute).is_some());
         assert_eq!(tally.ejected(), 1);
         health.retire();
         assert_eq!(tally.ejected(), 0);
-        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), minute).is_none());
+        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), false, minute).is_none());
         assert_eq!(tally.ejected(), 0);
     }
 }

@@ -9,27 +9,51 @@
 //!   those with `rate < mean − stdev × factor / 1000`.
 //! - *failure percentage*: at each sweep, those at or above a fixed percentage. Not enforced by
 //!   default.
+//! - *latency*: at each sweep, among the endpoints with enough successes since the last one, those
+//!   whose latency `L` (the `latencyQuantile` of the times to their response heads) is more than
+//!   `max(M × latencyThreshold / 100, M + latencyMinimumExcess)`, `M` being the median of all `L`.
+//!   The median holds still while less than half of the endpoints are slow, which a mean does not;
+//!   the second term keeps noise of microseconds from counting. Latencies are counted in buckets,
+//!   four to a doubling, so `L` is right within a quarter. Not enforced by default.
+//!
+//! In split mode (`splitExternalLocalOriginErrors`) the success rate and the failure percentage are
+//! also taken of whether endpoints could be reached, with `enforcingLocalOriginSuccessRate` and
+//! `enforcingFailurePercentageLocalOrigin`.
 //!
 //! The n-th ejection lasts `min(base × n, max(base, max))`; n falls by one at each sweep that finds
 //! the endpoint in. An endpoint returns at the first sweep after its time. At most
 //! `maxEjectionPercent` of the set, rounded down, is out at once; with `alwaysEjectOne` at least
 //! one endpoint may be.
 //!
+//! With [`probation`](Config::probation), an endpoint whose time is over returns by one real call:
+//! it is let through alone, its success puts the endpoint back, its failure ejects it again. The
+//! n-th ejection then lasts `min(base × 2^(n−1), max(base, max))`, of which the second half is
+//! drawn by chance; nothing waits for a sweep.
+//!
 //! Calls since the last sweep are counted in one word per endpoint (two halves: all,
 //! succeeded), which the sweep swaps for an empty one.
 //!
-//! Source: Envoy "Outlier detection" and `OutlierDetection`; gRFC A50. Ours: the defaults of
-//! `maxEjectionPercent` and `alwaysEjectOne`, because 10 % of a set of five is none; and the worst
-//! are ejected first.
+//! Source: Envoy "Outlier detection" and `OutlierDetection`; gRFC A50; for probation Finagle
+//! "Failure accrual". Ours: the defaults of `maxEjectionPercent` and `alwaysEjectOne`, because 10 %
+//! of a set of five is none; the worst are ejected first; and the detector of latency.
+
+mod counts;
+mod probation;
+mod reason;
+mod sweep;
+
+pub(super) use counts::Counts;
+pub use probation::{Admitted, Probe, Probed};
+pub use reason::Reason;
+pub use sweep::{Ejection, Sweep};
 
 use super::{Health, Invalid};
 use crate::config::{percent, span};
-use crate::endpoint::{Endpoint, EndpointId, EndpointSet};
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::{Draw, Failure, Outcome, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Settings of outlier detection. Names and meanings are Envoy's.
@@ -81,6 +105,8 @@ pub struct Config {
     pub always_eject_one: bool,
     /// Whether a successful active health check ends an ejection. true.
     pub successful_active_health_check_uneject_host: bool,
+    /// After an ejection one real call decides whether the endpoint returns. false.
+    pub probation: bool,
     /// Percent of success rate detections that eject; 0 turns it off. 100.
     #[serde(deserialize_with = "percent::deserialize")]
     #[schemars(with = "percent::Number")]
@@ -103,6 +129,34 @@ pub struct Config {
     pub failure_percentage_minimum_hosts: u32,
     /// Calls in an interval that make an endpoint's failure percentage count. 50.
     pub failure_percentage_request_volume: u32,
+    /// In split mode, percent of detections by the rate of endpoints that were reached that eject;
+    /// 0 turns it off. 100.
+    #[serde(deserialize_with = "percent::deserialize")]
+    #[schemars(with = "percent::Number")]
+    pub enforcing_local_origin_success_rate: u8,
+    /// In split mode, percent of detections by the percentage of failures on the way that eject; 0
+    /// turns it off. 0.
+    #[serde(deserialize_with = "percent::deserialize")]
+    #[schemars(with = "percent::Number")]
+    pub enforcing_failure_percentage_local_origin: u8,
+    /// Percent of detections by latency that eject; 0 turns it off. 0.
+    #[serde(deserialize_with = "percent::deserialize")]
+    #[schemars(with = "percent::Number")]
+    pub enforcing_latency: u8,
+    /// The part of an endpoint's calls, in percent, that its latency is not exceeded by. 90.
+    #[serde(deserialize_with = "percent::deserialize")]
+    #[schemars(with = "percent::Number")]
+    pub latency_quantile: u8,
+    /// Percent of the median of all endpoints that a latency must exceed to eject. 300.
+    pub latency_threshold: u32,
+    /// How much more than the median it must be besides. 10 ms.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub latency_minimum_excess: Duration,
+    /// Endpoints with enough calls that a comparison of latencies needs. 5.
+    pub latency_minimum_hosts: u32,
+    /// Successful calls in an interval that make an endpoint comparable. 50.
+    pub latency_request_volume: u32,
 }
 
 impl Default for Config {
@@ -130,6 +184,15 @@ impl Default for Config {
             enforcing_failure_percentage: 0,
             failure_percentage_minimum_hosts: 5,
             failure_percentage_request_volume: 50,
+            probation: false,
+            enforcing_local_origin_success_rate: 100,
+            enforcing_failure_percentage_local_origin: 0,
+            enforcing_latency: 0,
+            latency_quantile: 90,
+            latency_threshold: 300,
+            latency_minimum_excess: Duration::from_millis(10),
+            latency_minimum_hosts: 5,
+            latency_request_volume: 50,
         }
     }
 }
@@ -144,6 +207,9 @@ impl Config {
             consecutive_local_origin_failure: 0,
             enforcing_success_rate: 0,
             enforcing_failure_percentage: 0,
+            enforcing_local_origin_success_rate: 0,
+            enforcing_failure_percentage_local_origin: 0,
+            enforcing_latency: 0,
             ..Self::default()
         }
     }
@@ -162,12 +228,15 @@ impl Config {
         consecutive.iter().all(|(count, enforcing)| *count == 0 || *enforcing == 0)
             && self.enforcing_success_rate == 0
             && self.enforcing_failure_percentage == 0
+            && self.enforcing_local_origin_success_rate == 0
+            && self.enforcing_failure_percentage_local_origin == 0
+            && self.enforcing_latency == 0
     }
 
     /// What makes no sense, by the key of the value.
     #[must_use]
     pub fn problems(&self) -> Vec<Invalid> {
-        [
+        let mut problems: Vec<_> = [
             ("interval", self.interval),
             ("baseEjectionTime", self.base_ejection_time),
             ("maxEjectionTime", self.max_ejection_time),
@@ -175,7 +244,16 @@ impl Config {
         .into_iter()
         .filter(|(_, span)| span.is_zero())
         .map(|(path, _)| Invalid::new(path, format!("`{path}` must be more than 0s")))
-        .collect()
+        .collect();
+        if self.latency_quantile == 0 {
+            problems.push(Invalid::new("latencyQuantile", "`latencyQuantile` must be at least 1"));
+        }
+        if self.latency_threshold <= 100 {
+            let message = "`latencyThreshold` must be more than 100: half of the endpoints are \
+                           slower than the median";
+            problems.push(Invalid::new("latencyThreshold", message));
+        }
+        problems
     }
 
     /// How many endpoints of a set of this size may be out at once.
@@ -187,136 +265,18 @@ impl Config {
 
     fn ejection_time(&self, ejections: u32, draw: &mut impl Draw) -> Duration {
         let longest = self.max_ejection_time.max(self.base_ejection_time);
-        let span = self.base_ejection_time.saturating_mul(ejections).min(longest);
+        let span = if self.probation {
+            let factor = 2u32.saturating_pow(ejections.saturating_sub(1));
+            let span = self.base_ejection_time.saturating_mul(factor).min(longest);
+            probation::equal_jitter(span, draw)
+        } else {
+            self.base_ejection_time.saturating_mul(ejections).min(longest)
+        };
         if self.max_ejection_time_jitter.is_zero() {
             return span;
         }
         span.saturating_add(self.max_ejection_time_jitter.mul_f64(draw.unit()))
     }
-}
-
-/// Counts of one endpoint.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    consecutive_5xx: AtomicU32,
-    consecutive_gateway: AtomicU32,
-    consecutive_local: AtomicU32,
-    /// Since the last sweep: calls in the high half, successes in the low half.
-    bucket: AtomicU64,
-}
-
-const CALL: u64 = 1 << 32;
-const SUCCESS: u64 = 1;
-
-impl Counts {
-    fn count(&self, success: bool) {
-        self.bucket.fetch_add(CALL + if success { SUCCESS } else { 0 }, Relaxed);
-    }
-
-    fn end_rows(&self) {
-        // The loads spare a shared cache line three writes on each success.
-        for row in [&self.consecutive_5xx, &self.consecutive_gateway, &self.consecutive_local] {
-            if row.load(Relaxed) != 0 {
-                row.store(0, Relaxed);
-            }
-        }
-    }
-
-    /// Calls and successes since the last time this was asked.
-    fn take(&self) -> (u32, u32) {
-        let bucket = self.bucket.swap(0, Relaxed);
-        ((bucket >> 32) as u32, bucket as u32)
-    }
-}
-
-/// Why an endpoint was ejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// So many 5xx in a row.
-    Consecutive5xx(u32),
-    /// So many gateway failures in a row.
-    ConsecutiveGatewayFailure(u32),
-    /// So many failures on the way in a row.
-    ConsecutiveLocalOrigin(u32),
-    /// A success rate below that of the others; both in tenths of a percent.
-    SuccessRate {
-        /// Of the endpoint.
-        rate: u32,
-        /// What it should have been at least.
-        required: u32,
-    },
-    /// So many percent of the calls failed.
-    FailurePercentage(u32),
-}
-
-/// Largest number that [`Reason::pack`] keeps; larger ones are cut to it.
-const MAX_PACKED: u32 = (1 << 24) - 1;
-
-impl Reason {
-    pub(super) fn pack(self) -> u64 {
-        let (code, a, b) = match self {
-            Self::Consecutive5xx(n) => (1, n, 0),
-            Self::ConsecutiveGatewayFailure(n) => (2, n, 0),
-            Self::ConsecutiveLocalOrigin(n) => (3, n, 0),
-            Self::SuccessRate { rate, required } => (4, rate, required),
-            Self::FailurePercentage(n) => (5, n, 0),
-        };
-        code << 48 | u64::from(a.min(MAX_PACKED)) << 24 | u64::from(b.min(MAX_PACKED))
-    }
-
-    pub(super) fn unpack(word: u64) -> Self {
-        let a = (word >> 24) as u32 & MAX_PACKED;
-        let b = word as u32 & MAX_PACKED;
-        match word >> 48 {
-            2 => Self::ConsecutiveGatewayFailure(a),
-            3 => Self::ConsecutiveLocalOrigin(a),
-            4 => Self::SuccessRate { rate: a, required: b },
-            5 => Self::FailurePercentage(a),
-            _ => Self::Consecutive5xx(a),
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Consecutive5xx(n) => write!(f, "{n} consecutive 5xx"),
-            Self::ConsecutiveGatewayFailure(n) => write!(f, "{n} consecutive gateway failures"),
-            Self::ConsecutiveLocalOrigin(n) => write!(f, "{n} consecutive connection failures"),
-            Self::SuccessRate { rate, required } => write!(
-                f,
-                "success rate {}.{} %, below {}.{} %",
-                rate / 10,
-                rate % 10,
-                required / 10,
-                required % 10
-            ),
-            Self::FailurePercentage(n) => write!(f, "{n} % of calls failed"),
-        }
-    }
-}
-
-/// An endpoint was taken out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Ejection {
-    /// Which.
-    pub endpoint: EndpointId,
-    /// Why.
-    pub reason: Reason,
-    /// For how long.
-    pub duration: Duration,
-}
-
-/// What a sweep did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Sweep {
-    /// Endpoints taken out.
-    pub ejected: Vec<Ejection>,
-    /// Endpoints put back.
-    pub readmitted: Vec<EndpointId>,
 }
 
 /// Outlier detection of one destination. It holds settings only: counts live in the endpoints, and
@@ -353,7 +313,10 @@ impl Detector {
         match outcome {
             Outcome::Cancelled => None,
             Outcome::Success => {
-                counts.count(true);
+                counts.answers.count(true);
+                if self.config.split_external_local_origin_errors {
+                    counts.reached.count(true);
+                }
                 counts.end_rows();
                 None
             }
@@ -361,6 +324,14 @@ impl Detector {
                 let reason = self.detect(counts, failure, draw)?;
                 self.eject(endpoint.id(), health, set_len, reason, now, draw)
             }
+        }
+    }
+
+    /// Records how long a call that succeeded took to its response head. Costs a branch where
+    /// latencies are not compared.
+    pub fn observe<C>(&self, endpoint: &Endpoint<C>, took: Duration) {
+        if self.config.enforcing_latency > 0 {
+            endpoint.health().counts.observe(took);
         }
     }
 
@@ -379,6 +350,9 @@ impl Detector {
                 found = Some(reason(length));
             }
         };
+        if config.split_external_local_origin_errors {
+            counts.reached.count(!split);
+        }
         if split {
             row(
                 &counts.consecutive_local,
@@ -388,7 +362,7 @@ impl Detector {
             );
             return found;
         }
-        counts.count(false);
+        counts.answers.count(false);
         row(
             &counts.consecutive_5xx,
             config.consecutive_5xx,
@@ -422,8 +396,9 @@ impl Detector {
         draw: &mut impl Draw,
     ) -> Option<Ejection> {
         let allowed = self.config.allowed(set_len);
-        let duration =
-            health.eject(now, allowed, reason, |n| self.config.ejection_time(n, draw))?;
+        let duration = health.eject(now, allowed, reason, self.config.probation, |n| {
+            self.config.ejection_time(n, draw)
+        })?;
         Some(Ejection { endpoint: id.clone(), reason, duration })
     }
 
@@ -440,132 +415,6 @@ impl Detector {
         health.counts.end_rows();
         health.readmit(now)
     }
-
-    /// Puts back whose time is over, and compares the endpoints by their calls since the last
-    /// sweep. To be called once per [`Config::interval`].
-    pub fn sweep<C>(&self, set: &EndpointSet<C>, now: Timestamp, draw: &mut impl Draw) -> Sweep {
-        let mut sweep = Sweep::default();
-        let mut counted = Vec::new();
-        let off = self.config.is_off();
-        for member in set.members() {
-            let endpoint = &*member.endpoint;
-            let health = endpoint.health();
-            let (calls, successes) = health.counts.take();
-            if off {
-                health.ejections.store(0, Relaxed);
-            }
-            if !health.is_ejected() {
-                let _ = health
-                    .ejections
-                    .fetch_update(Relaxed, Relaxed, |ejections| ejections.checked_sub(1));
-                counted.push(Counted { endpoint, calls, rate: rate(calls, successes) });
-            } else if off || health.ejected_until() <= now {
-                health.counts.end_rows();
-                if health.readmit(now) {
-                    sweep.readmitted.push(endpoint.id().clone());
-                }
-            }
-        }
-        // The worst first: the share that may be out is for them.
-        counted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-        let set_len = set.members().len();
-        self.by_success_rate(&counted, set_len, now, draw, &mut sweep);
-        self.by_failure_percentage(&counted, set_len, now, draw, &mut sweep);
-        sweep
-    }
-
-    fn by_success_rate<C>(
-        &self,
-        counted: &[Counted<'_, C>],
-        set_len: usize,
-        now: Timestamp,
-        draw: &mut impl Draw,
-        sweep: &mut Sweep,
-    ) {
-        let config = &self.config;
-        let comparable: Vec<_> = counted
-            .iter()
-            .filter(|one| one.calls > 0 && one.calls >= config.success_rate_request_volume)
-            .collect();
-        let hosts = comparable.len();
-        if config.enforcing_success_rate == 0
-            || hosts == 0
-            || hosts < config.success_rate_minimum_hosts as usize
-        {
-            return;
-        }
-        let mean = comparable.iter().map(|one| one.rate).sum::<f64>() / hosts as f64;
-        let variance =
-            comparable.iter().map(|one| (one.rate - mean).powi(2)).sum::<f64>() / hosts as f64;
-        let factor = f64::from(config.success_rate_stdev_factor) / 1000.0;
-        let required = mean - variance.sqrt() * factor;
-        for one in comparable.into_iter().take_while(|one| one.rate < required) {
-            if enforced(config.enforcing_success_rate, draw) {
-                let reason =
-                    Reason::SuccessRate { rate: tenths(one.rate), required: tenths(required) };
-                let endpoint = one.endpoint;
-                sweep.ejected.extend(self.eject(
-                    endpoint.id(),
-                    endpoint.health(),
-                    set_len,
-                    reason,
-                    now,
-                    draw,
-                ));
-            }
-        }
-    }
-
-    fn by_failure_percentage<C>(
-        &self,
-        counted: &[Counted<'_, C>],
-        set_len: usize,
-        now: Timestamp,
-        draw: &mut impl Draw,
-        sweep: &mut Sweep,
-    ) {
-        let config = &self.config;
-        let comparable: Vec<_> = counted
-            .iter()
-            .filter(|one| one.calls > 0 && one.calls >= config.failure_percentage_request_volume)
-            .collect();
-        if config.enforcing_failure_percentage == 0
-            || comparable.len() < config.failure_percentage_minimum_hosts as usize
-        {
-            return;
-        }
-        let threshold = f64::from(config.failure_percentage_threshold);
-        for one in comparable {
-            let failed = 100.0 - one.rate;
-            if failed >= threshold && enforced(config.enforcing_failure_percentage, draw) {
-                let endpoint = one.endpoint;
-                sweep.ejected.extend(self.eject(
-                    endpoint.id(),
-                    endpoint.health(),
-                    set_len,
-                    Reason::FailurePercentage(failed as u32),
-                    now,
-                    draw,
-                ));
-            }
-        }
-    }
-}
-
-/// An endpoint with its calls of one interval.
-struct Counted<'a, C> {
-    endpoint: &'a Endpoint<C>,
-    calls: u32,
-    /// Percent of the calls that succeeded.
-    rate: f64,
-}
-
-fn rate(calls: u32, successes: u32) -> f64 {
-    if calls == 0 { 100.0 } else { 100.0 * f64::from(successes) / f64::from(calls) }
-}
-
-fn tenths(rate: f64) -> u32 {
-    (rate * 10.0).round().max(0.0) as u32
 }
 
 fn enforced(percent: u8, draw: &mut impl Draw) -> bool {

@@ -14,6 +14,8 @@ pub enum StateKind {
     Unreachable,
     /// Outlier detection took it out.
     Ejected,
+    /// Outlier detection took it out, and one call is to decide whether it returns.
+    Probation,
     /// Discovery says that it must not be called, or health checks that it is not well.
     Unhealthy,
     /// Discovery says that it takes nothing new.
@@ -30,6 +32,7 @@ impl StateKind {
             Self::Ready => "ready",
             Self::Unreachable => "unreachable",
             Self::Ejected => "ejected",
+            Self::Probation => "probation",
             Self::Unhealthy => "unhealthy",
             Self::Draining => "draining",
             Self::BreakerOpen => "breaker open",

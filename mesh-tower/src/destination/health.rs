@@ -5,9 +5,11 @@ use crate::clock;
 use crate::health_check::Checks;
 use crate::workers::Workers;
 use mesh_core::health::check::Cause;
-use mesh_core::{EndpointId, EndpointSet, Member, Policy, Timestamp};
+use mesh_core::health::outlier::{Admitted, Probe, Probed};
+use mesh_core::{EndpointId, EndpointSet, Member, Outcome, Policy, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 impl Destination {
@@ -60,6 +62,39 @@ impl Destination {
                 "endpoint readmitted: its health check succeeded",
             );
         }
+    }
+
+    /// Asks for a call to be sent to an ejected endpoint that was picked.
+    pub(crate) fn admit_on_probation(&self, endpoint: &Endpoint, now: Timestamp) -> Admitted {
+        self.detector.load().admit(endpoint, now)
+    }
+
+    /// Records how the call ended that decides about an endpoint's probation. False if it decided
+    /// nothing: then it is a call like any other.
+    #[cold]
+    pub(crate) fn probed(
+        &self,
+        endpoint: &Endpoint,
+        probe: Probe,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> bool {
+        let detector = self.detector.load();
+        match detector.probed(endpoint, probe, outcome, now, &mut || fastrand::u64(..)) {
+            Probed::Readmitted => tracing::info!(
+                "mesh.destination" = &*self.label,
+                "mesh.endpoint" = %endpoint.id(),
+                "endpoint readmitted: a call on probation succeeded",
+            ),
+            Probed::Ejected(ejection) => self.ejected(&ejection),
+            Probed::Undecided => return false,
+        }
+        true
+    }
+
+    /// Hands a latency to outlier detection, where it compares them.
+    pub(crate) fn observe_latency(&self, endpoint: &Endpoint, took: Duration) {
+        self.detector.load().observe(endpoint, took);
     }
 
     /// One of the endpoint's answers said that it is to be taken out.

@@ -344,3 +344,6 @@ impl Checked {
         sleep_until(begin + wait).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

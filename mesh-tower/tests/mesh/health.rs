@@ -1,5 +1,6 @@
 //! Active health checks, on real sockets.
 
+use super::tls::Folder;
 use super::{LIMIT, attempts, call, get, mesh, policy, seen, service, state};
 use http::{Method, StatusCode};
 use mesh_core::config::Source;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use std::time::Duration;
 use testkit::endpoint::{BlackHole, Reply, ScriptedEndpoint};
+use testkit::net::Authority;
 use testkit::until;
 use tokio::time::timeout;
 
@@ -319,6 +321,30 @@ async fn all_but_one_being_sick_the_calls_still_go_somewhere() {
     for _ in 0..10 {
         let answer = timeout(LIMIT, get(&mesh, "http://inventory/")).await.expect("in time");
         assert_eq!(answer.expect("an answer"), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn checks_show_the_certificate_that_calls_show_and_ask_for_the_same_name() {
+    let authority = Authority::new("ours");
+    let folder = Folder::new();
+    folder.put("ca.pem", authority.pem());
+    folder.put_leaf(&authority.issue(&["client"]));
+    let ca = format!("ca: {}", folder.path("ca.pem"));
+    let own = format!("cert: {}, key: {}", folder.path("cert.pem"), folder.path("key.pem"));
+    for (tls, expected) in [
+        (format!("{ca}, {own}, serverName: inventory"), "ready"),
+        (format!("{ca}, serverName: inventory"), "unhealthy: health check: "),
+        (format!("{ca}, {own}, serverName: other"), "unhealthy: health check: no connection"),
+    ] {
+        let server = authority.server(&authority.issue(&["inventory"]), true, &["http/1.1"]);
+        let endpoint = ScriptedEndpoint::https1(server, Reply::status(200)).await;
+        let service = service("inventory", &[endpoint.address()]);
+        let service = service.replace("] } }", &format!("] }}, tls: {{ {tls} }} }}"));
+        let spec = check("http: {}, unhealthyThreshold: 1");
+        let mesh = mesh(&format!("{}{service}", policy(&spec)));
+        shows(&mesh, "inventory", endpoint.address(), expected).await;
+        assert_eq!(endpoint.calls() > 0, expected == "ready");
     }
 }
 

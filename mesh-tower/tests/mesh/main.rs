@@ -15,6 +15,7 @@ mod limits;
 mod load;
 mod mirrors;
 mod names;
+mod outlier;
 #[cfg(feature = "axum")]
 mod overload;
 mod relay;

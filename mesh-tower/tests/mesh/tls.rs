@@ -11,10 +11,10 @@ use testkit::net::{Authority, Certificate, Validity};
 use tokio::time::timeout;
 
 /// A folder of its own, removed at the end.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("mesh-stack-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -22,18 +22,18 @@ impl Folder {
         Self(path)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 
     /// Replaces a file the way careful programs do.
-    fn put(&self, name: &str, text: &str) {
+    pub(super) fn put(&self, name: &str, text: &str) {
         let fresh = self.0.join(format!(".{name}.new"));
         std::fs::write(&fresh, text).expect("written");
         std::fs::rename(fresh, self.0.join(name)).expect("renamed");
     }
 
-    fn put_leaf(&self, leaf: &Certificate) {
+    pub(super) fn put_leaf(&self, leaf: &Certificate) {
         self.put("cert.pem", &leaf.cert_pem);
         self.put("key.pem", &leaf.key_pem);
     }

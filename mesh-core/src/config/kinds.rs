@@ -33,9 +33,14 @@ pub(crate) enum Kind {
     TrafficPolicy,
     ServerPolicy,
     Listener,
+    /// Of Consul, without `apiVersion`.
+    Splitter,
+    /// Of Consul, without `apiVersion`.
+    Resolver,
 }
 
 impl Kind {
+    /// Those that are written with an `apiVersion`.
     pub(crate) const ALL: [Self; 9] = [
         Self::Service,
         Self::HttpRoute,
@@ -59,6 +64,8 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::ServerPolicy => "ServerPolicy",
             Self::Listener => "Listener",
+            Self::Splitter => "service-splitter",
+            Self::Resolver => "service-resolver",
         }
     }
 

@@ -24,6 +24,7 @@
 //! [`Snapshot`]: crate::snapshot::Snapshot
 
 mod compile;
+mod consul;
 mod de;
 mod diagnostic;
 mod filters;

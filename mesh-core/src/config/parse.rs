@@ -1,5 +1,6 @@
 //! From texts to objects: each is checked by itself here, and with the others when compiled.
 
+use super::consul::{ServiceResolver, ServiceSplitter};
 use super::de::{self, Located};
 use super::diagnostic::{Errors, Problem, nearest, resolve};
 use super::filters::HttpRouteFilterSpec;
@@ -59,6 +60,8 @@ pub(super) enum Spec {
     Tcp(TcpRouteSpec),
     Tls(TlsRouteSpec),
     HttpFilter(HttpRouteFilterSpec),
+    Splitter(ServiceSplitter),
+    Resolver(ServiceResolver),
     /// The values stand in [`Object::node`], without the target.
     Traffic(Target),
     /// The values stand in [`Object::node`], without the target.
@@ -121,6 +124,9 @@ fn object(node: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
         );
         return None;
     };
+    if let Some(kind) = node.get("Kind") {
+        return entry(node, kind, problems);
+    }
     let before = problems.len();
     for (key, _) in entries {
         // `status` is what a cluster writes back; it configures nothing.
@@ -166,6 +172,35 @@ fn object(node: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
         spec,
         node: rest,
     })
+}
+
+/// A configuration entry of Consul, which has its name and namespace beside its values.
+fn entry(node: &Node, written: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
+    let known = [Kind::Splitter, Kind::Resolver];
+    let text = written.text().unwrap_or_default();
+    let Some(kind) = known.into_iter().find(|kind| kind.name() == text) else {
+        let problem = match text {
+            "service-router" => Problem::not_supported("kind `service-router`")
+                .help("an HTTPRoute on the Service says the same"),
+            _ => Problem::error(format!("unknown kind `{}`", text.escape_debug()))
+                .suggest(text, known.map(Kind::name)),
+        };
+        problems.push(problem.at(written.at));
+        return None;
+    };
+    let (spec, node) = spec(kind, node, problems)?;
+    let (name, namespace) = match &spec {
+        Spec::Splitter(splitter) => (&splitter.name, &splitter.namespace),
+        Spec::Resolver(resolver) => (&resolver.name, &resolver.namespace),
+        _ => return None,
+    };
+    let (name, namespace) = (name.clone(), namespace.clone());
+    if let Err(wrong) = DestinationName::new(DEFAULT_NAMESPACE, &name) {
+        problems.push(Problem::error(wrong.to_string()).at(name.at));
+        return None;
+    }
+    let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    Some(Object { kind, name, namespace, created: None, spec, node })
 }
 
 fn required<'a>(node: &'a Node, key: &str, problems: &mut Vec<Problem>) -> Option<&'a Node> {
@@ -235,6 +270,8 @@ fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, N
         Kind::TlsRoute => Spec::Tls(de::read(node, problems)?),
         Kind::HttpRouteFilter => Spec::HttpFilter(de::read(node, problems)?),
         Kind::Listener => Spec::Listener(Box::new(de::read(node, problems)?)),
+        Kind::Splitter => Spec::Splitter(de::read(node, problems)?),
+        Kind::Resolver => Spec::Resolver(de::read(node, problems)?),
         Kind::TrafficPolicy => {
             let (target, rest) = target(node, problems)?;
             sections::<Policy>(&rest, problems);

@@ -1,5 +1,6 @@
 //! The JSON schema of all kinds, for editors and for whoever generates configuration.
 
+use super::consul::{ServiceResolver, ServiceSplitter};
 use super::filters::HttpRouteFilterSpec;
 use super::kinds::{
     GrpcRouteSpec, HttpRouteSpec, Kind, ListenerSpec, Metadata, ServiceSpec, TargetRef,
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 pub fn schema() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let metadata = generator.subschema_for::<Metadata>();
-    let kinds: Vec<Value> = Kind::ALL
+    let mut kinds: Vec<Value> = Kind::ALL
         .into_iter()
         .map(|kind| {
             json!({
@@ -34,6 +35,8 @@ pub fn schema() -> Value {
             })
         })
         .collect();
+    kinds.push(generator.subschema_for::<ServiceSplitter>().to_value());
+    kinds.push(generator.subschema_for::<ServiceResolver>().to_value());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mesh configuration",
@@ -51,6 +54,8 @@ fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Value {
         Kind::TcpRoute => of(generator.subschema_for::<TcpRouteSpec>()),
         Kind::TlsRoute => of(generator.subschema_for::<TlsRouteSpec>()),
         Kind::HttpRouteFilter => of(generator.subschema_for::<HttpRouteFilterSpec>()),
+        Kind::Splitter => of(generator.subschema_for::<ServiceSplitter>()),
+        Kind::Resolver => of(generator.subschema_for::<ServiceResolver>()),
         Kind::Listener => of(generator.subschema_for::<ListenerSpec>()),
         Kind::TrafficPolicy => with_target(generator.root_schema_for::<Policy>(), generator),
         Kind::ServerPolicy => with_target(generator.root_schema_for::<ServerPolicy>(), generator),

@@ -2,7 +2,7 @@
 
 use super::super::de::Located;
 use super::super::filters::{
-    CorsFilter, DirectResponse, ExtensionRef, FilterType, Header, HeaderModifier, PathModifier,
+    CorsFilter, DirectResponse, ExtensionRef, FilterType, HeaderModifier, PathModifier,
     PathModifierType, RequestMirror, RequestRedirect, RouteFilter, UrlRewrite,
 };
 use super::super::kinds::{Kind, OURS};
@@ -178,7 +178,7 @@ impl Compiler<'_> {
         for (fields, side) in [(&written.set, &mut edits.set), (&written.add, &mut edits.add)] {
             for field in fields {
                 let name = self.field_name(&field.name, &mut names);
-                let value = self.field_value(field);
+                let value = self.field_value(&field.name, &field.value.value);
                 side.extend(name.zip(value));
             }
         }
@@ -188,7 +188,7 @@ impl Compiler<'_> {
         edits
     }
 
-    fn field_name(
+    pub(super) fn field_name(
         &mut self,
         written: &Located<String>,
         known: &mut HashSet<HeaderName>,
@@ -218,16 +218,18 @@ impl Compiler<'_> {
         Some(name)
     }
 
-    fn field_value(&mut self, field: &Header) -> Option<HeaderValue> {
-        let text = &field.value;
+    pub(super) fn field_value(
+        &mut self,
+        name: &Located<String>,
+        text: &Located<String>,
+    ) -> Option<HeaderValue> {
         let why = match HeaderValue::from_str(text) {
             _ if text.is_empty() => "it is empty; `remove` takes a field away",
             _ if text.len() > MAX_VALUE => "it is longer than 4,096 bytes",
             Ok(value) => return Some(value),
             Err(_) => "it has characters that no header can carry",
         };
-        let what =
-            format!("the value of header `{}` cannot be sent: {why}", field.name.escape_debug());
+        let what = format!("the value of header `{}` cannot be sent: {why}", name.escape_debug());
         self.problems.push(Problem::error(what).at(text.at));
         None
     }
@@ -521,12 +523,5 @@ impl Compiler<'_> {
             }
         }
         Some(direct)
-    }
-
-    /// Tells what many rules may find.
-    fn tell_once(&mut self, problem: Problem, at: Location) {
-        if self.warned.insert(at) {
-            self.problems.push(problem);
-        }
     }
 }

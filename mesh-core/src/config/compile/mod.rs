@@ -1,8 +1,9 @@
 //! Compile: from objects to a [`Snapshot`], all or nothing.
 //!
-//! Order: names, policies by level, destinations, routes, listeners. Every step tells all it finds
+//! Order: names, policies by level, destinations, chains, routes, listeners. Every step tells all it finds
 //! and goes on with what it has, so that one run tells as much as can be known.
 
+mod chains;
 mod destinations;
 mod filters;
 mod listeners;
@@ -23,6 +24,7 @@ use super::tree::Node;
 use crate::name::DestinationName;
 use crate::policy::Policy;
 use crate::snapshot::{DestinationConfig, DestinationId, Snapshot};
+use chains::Chains;
 use policies::Levels;
 use std::collections::{HashMap, HashSet};
 
@@ -42,11 +44,13 @@ pub fn compile(documents: &Documents, version: u64) -> Result<Snapshot, Errors> 
         default: Node::written_nowhere(&Policy::default()),
         levels: Levels::default(),
         warned: HashSet::new(),
+        chains: Chains::default(),
     };
     let mut snapshot = Snapshot { version, ..Snapshot::default() };
     compiler.names();
     compiler.policies(&mut snapshot);
     compiler.destinations(&mut snapshot);
+    compiler.chains(&snapshot);
     compiler.routes(&mut snapshot);
     compiler.listeners(&mut snapshot);
     let failed = compiler.problems.iter().any(Problem::is_error);
@@ -69,6 +73,8 @@ struct Compiler<'a> {
     levels: Levels,
     /// Places that a warning was given for: one rule may stand under several hosts.
     warned: HashSet<Location>,
+    /// What Consul's entries say of services.
+    chains: Chains<'a>,
 }
 
 impl<'a> Compiler<'a> {

@@ -7,6 +7,7 @@ use super::super::parse::{Object, Spec};
 use super::super::source::{Location, Origin};
 use super::super::span;
 use super::super::tree::{Node, Value};
+use super::chains::combine;
 use super::destinations::host_problem;
 use super::filters::Place;
 use super::merge::{entry, join, nothing, overlay};
@@ -14,7 +15,7 @@ use super::{Compiler, Problem, destination};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::route::filter::{Answer, PathEdit};
 use crate::route::{Backend, Entries, Entry, Match, PathMatch, Rule, covers};
-use crate::snapshot::{DestinationId, Snapshot};
+use crate::snapshot::{DestinationConfig, DestinationId, Snapshot};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -322,17 +323,20 @@ impl Compiler<'_> {
         }
         let mut overlaid = self.levels.of_route(object).cloned().unwrap_or_else(nothing);
         join(&mut overlaid, &inline, &mut self.problems);
-        let backends: Vec<Backend> = refs
-            .iter()
-            .filter_map(|written| {
-                let mut backend = self.backend(snapshot, object, written, &overlaid)?;
-                let own = self.filters(&written.filters, Place { backend: true, ..place });
-                let both = filters.clone().with(own);
-                backend.filters = (!both.is_empty()).then(|| Arc::new(both));
-                Some(backend)
-            })
-            .collect();
-        if backends.len() < refs.len() || refs.is_empty() {
+        let mut shares: Vec<(u64, Vec<(u64, Backend)>)> = Vec::new();
+        for written in refs {
+            let Some(mut backend) = self.backend(snapshot, object, written, &overlaid) else {
+                continue;
+            };
+            let own = self.filters(&written.filters, Place { backend: true, ..place });
+            let both = filters.clone().with(own);
+            backend.filters = (!both.is_empty()).then(|| Arc::new(both));
+            let weight = u64::from(backend.weight);
+            shares.push((weight, self.behind(snapshot, backend, &overlaid)));
+        }
+        let told = shares.len();
+        let backends = self.spread(shares, at);
+        if told < refs.len() || refs.is_empty() {
             return None;
         }
         if backends.iter().all(|backend| backend.weight == 0) {
@@ -382,16 +386,21 @@ impl Compiler<'_> {
         let weight = weight.map_or(1, |weight| weight.value);
         let target = destination(snapshot, id)?;
         let subset = self.subset(&written.subsets, target);
+        let backend = self.backend_at(target, id, overlaid);
+        Some(Backend { weight, subset, ..backend })
+    }
+
+    /// A destination of a rule, with the policy of calls that go there.
+    fn backend_at(
+        &mut self,
+        target: &DestinationConfig,
+        id: DestinationId,
+        overlaid: &Node,
+    ) -> Backend {
+        let (weight, filters, subset) = (1, None, None);
         if matches!(&overlaid.value, Value::Map(entries) if entries.is_empty()) {
             let (policy, origins) = (target.policy.clone(), target.origins.clone());
-            return Some(Backend {
-                destination: id,
-                weight,
-                policy,
-                origins,
-                filters: None,
-                subset,
-            });
+            return Backend { destination: id, weight, policy, origins, filters, subset };
         }
         let mut merged = self.levels.of_destination(&target.name);
         overlay(&mut merged, overlaid);
@@ -399,7 +408,47 @@ impl Compiler<'_> {
         // What `appProtocol` decided is no value that is merged.
         Arc::make_mut(&mut policy).protocol = target.policy.protocol;
         Arc::make_mut(&mut origins).insert("protocol".to_owned(), target.origins.of("protocol"));
-        Some(Backend { destination: id, weight, policy, origins, filters: None, subset })
+        Backend { destination: id, weight, policy, origins, filters, subset }
+    }
+
+    /// What a destination of a rule is in the end, by the chain behind it.
+    fn behind(
+        &mut self,
+        snapshot: &Snapshot,
+        backend: Backend,
+        overlaid: &Node,
+    ) -> Vec<(u64, Backend)> {
+        let chain = self.chain(backend.destination).filter(|_| backend.subset.is_none());
+        let Some(leaves) = chain else { return vec![(1, backend)] };
+        let around = backend.filters.as_deref().cloned().unwrap_or_default();
+        let leaves = leaves.into_iter().filter_map(|(share, leaf)| {
+            let target = destination(snapshot, leaf.destination)?;
+            let subset = self.subset(leaf.labels.as_slice(), target);
+            let filters = around.clone().with(leaf.filters);
+            let filters = (!filters.is_empty()).then(|| Arc::new(filters));
+            let backend = self.backend_at(target, leaf.destination, overlaid);
+            Some((share, Backend { subset, filters, ..backend }))
+        });
+        leaves.collect()
+    }
+
+    /// The destinations of a rule with their weights: as they are written where nothing is behind
+    /// them, and else in the smallest numbers.
+    fn spread(&mut self, shares: Vec<(u64, Vec<(u64, Backend)>)>, at: Location) -> Vec<Backend> {
+        let alone = |(_, behind): &(u64, Vec<(u64, Backend)>)| matches!(&behind[..], [(1, _)]);
+        if shares.iter().all(alone) {
+            let all = shares.into_iter().flat_map(|(weight, behind)| {
+                behind.into_iter().map(move |(_, backend)| (weight, backend))
+            });
+            return all.map(weighted).collect();
+        }
+        let combined = combine(shares).unwrap_or_else(|| {
+            let what =
+                "the shares of this rule and of the splitters behind it are too fine to count";
+            self.problems.push(Problem::error(what).at(at));
+            Vec::new()
+        });
+        combined.into_iter().map(weighted).collect()
     }
 
     fn timeouts(&mut self, timeouts: Option<&HttpTimeouts>, at: Location) {
@@ -451,6 +500,16 @@ impl Compiler<'_> {
         for (index, known) in (0..).zip(snapshot.destinations.clone()) {
             let id = DestinationId(index);
             let implicit = implicit(id, &known.name, &known.policy, &known.origins, &known.origin);
+            let implicit = match self.chain(id) {
+                None => implicit,
+                Some(_) => {
+                    let whole = self.backend_at(&known, id, &nothing());
+                    let behind = self.behind(snapshot, whole, &nothing());
+                    let backends = self.spread(vec![(1, behind)], Location::default());
+                    let Rule { name, matches, origin, .. } = &*implicit;
+                    Arc::new(Rule::new(name.clone(), matches.clone(), backends, origin.clone()))
+                }
+            };
             let tcp = match attached.tcp.remove(&id) {
                 Some((rule, _)) => {
                     snapshot.tcp_routed.insert(id);
@@ -563,6 +622,11 @@ fn followed(candidate: &Candidate) -> Option<Match> {
         Some(PathEdit::Prefix { replacement, .. }) => PathMatch::Prefix(replacement.clone()),
     };
     Some(Match { path, ..matched })
+}
+
+/// A destination with this weight, which fits.
+fn weighted((weight, backend): (u64, Backend)) -> Backend {
+    Backend { weight: u32::try_from(weight).unwrap_or(u32::MAX), ..backend }
 }
 
 /// A rule as it is written.

@@ -43,6 +43,9 @@ pub struct Policy {
     pub retry_throttling: Option<throttling::Config>,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// Whether `x-envoy-*` fields of a request may change its timeout, retries and hedging. No: they
+    /// are passed on.
+    pub trust_request_headers: bool,
     /// How critical calls are that do not say so, nor inherit it. None: they do not say.
     pub criticality: Option<Criticality>,
     /// What is delayed or failed on purpose. Nothing.
@@ -69,6 +72,7 @@ impl Default for Policy {
             budget: budget::Config::default(),
             retry_throttling: None,
             timeouts: Timeouts::default(),
+            trust_request_headers: false,
             criticality: None,
             fault: None,
             protocol: Protocol::default(),
@@ -98,6 +102,22 @@ pub struct Timeouts {
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub stream_idle: Duration,
+    /// A stream as a whole, from its begin to the end of its response body, however it moves; none:
+    /// only `request` bounds it. It is told to the endpoint as a deadline is. Not for connections
+    /// that are upgraded.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub max_stream_duration: Option<Duration>,
+    /// The most of what callers allow by `grpc-timeout` or `x-envoy-expected-rq-timeout-ms` that is
+    /// believed; none: all of it.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub grpc_timeout_header_max: Option<Duration>,
+    /// What is taken off before that, so that we give up before the caller does. What leaves
+    /// nothing fails the call at once. None.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub grpc_timeout_header_offset: Option<Duration>,
     /// An HTTP/1 connection that carries no call. 60 s: below the usual idle timeout of servers,
     /// so that we close first.
     #[serde(with = "span")]
@@ -116,9 +136,35 @@ impl Default for Timeouts {
             explicit: false,
             connect: Duration::from_secs(1),
             stream_idle: Duration::from_secs(300),
+            max_stream_duration: None,
+            grpc_timeout_header_max: None,
+            grpc_timeout_header_offset: None,
             idle: Duration::from_secs(60),
             http2_idle: Duration::from_secs(3600),
         }
+    }
+}
+
+impl Timeouts {
+    /// What is believed of the time that a caller allows:
+    /// `min(told − grpcTimeoutHeaderOffset, grpcTimeoutHeaderMax)`. Source: Envoy
+    /// `max_stream_duration`.
+    ///
+    /// ```
+    /// use mesh_core::policy::Timeouts;
+    /// use std::time::Duration;
+    ///
+    /// let mut timeouts = Timeouts::default();
+    /// timeouts.grpc_timeout_header_max = Some(Duration::from_secs(2));
+    /// timeouts.grpc_timeout_header_offset = Some(Duration::from_millis(100));
+    /// assert_eq!(timeouts.believed(Duration::from_secs(1)), Duration::from_millis(900));
+    /// assert_eq!(timeouts.believed(Duration::from_secs(9)), Duration::from_secs(2));
+    /// assert_eq!(timeouts.believed(Duration::from_millis(50)), Duration::ZERO);
+    /// ```
+    #[must_use]
+    pub fn believed(&self, told: Duration) -> Duration {
+        let left = told.saturating_sub(self.grpc_timeout_header_offset.unwrap_or_default());
+        self.grpc_timeout_header_max.map_or(left, |most| left.min(most))
     }
 }
 

@@ -21,12 +21,14 @@ use mesh_core::deadline::Expiry;
 use mesh_core::hedge::Latencies;
 use mesh_core::limit::Limits;
 use mesh_core::pick::{Labels, PickArgs};
+use mesh_core::retry::RequestFields;
 use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::route::Rule;
 use mesh_core::route::filter::Filters;
-use mesh_core::{EndpointId, ErrorKind, Policy, Timestamp, retry};
+use mesh_core::{EndpointId, ErrorKind, Policy, Timestamp, hedge, retry};
 use std::any::Any;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -57,7 +59,9 @@ pub struct Call {
     pub subset: Option<Arc<[Labels]>>,
     /// Where it belongs, if it brings something that says so.
     pub(crate) affinity: Option<Arc<Affinity>>,
-    /// The policy's settings of retries as the options change them, if they do.
+    /// What the fields of its request ask for, where the policy trusts them.
+    fields: Option<Box<RequestFields>>,
+    /// The policy's settings of retries as fields and options change them, if they do.
     retry: Option<Arc<retry::Config>>,
     /// What its rule does to it.
     pub(crate) filters: Option<Arc<Filters>>,
@@ -106,6 +110,7 @@ impl Call {
             rule: None,
             subset: None,
             affinity: None,
+            fields: None,
             retry: None,
             filters: None,
             destination: None,
@@ -118,8 +123,21 @@ impl Call {
     /// The same, as its caller wants it.
     #[must_use]
     pub fn with_options(mut self, options: CallOptions) -> Self {
-        self.retry = options.retry(&self.policy.retry);
+        self.retry = options.retry(self.retry()).or(self.retry);
         self.options = Some(Arc::new(options));
+        self
+    }
+
+    /// The same, as the fields of its request ask for.
+    #[must_use]
+    pub fn with_fields(mut self, fields: RequestFields) -> Self {
+        let mut config = fields.retry(&self.policy.retry);
+        // What the caller asks for in code wins.
+        if let Some(retries) = self.options.as_ref().and_then(|options| options.retries) {
+            config.attempts = retries;
+        }
+        self.retry = Some(Arc::new(config));
+        self.fields = Some(Box::new(fields));
         self
     }
 
@@ -148,8 +166,23 @@ impl Call {
 
     /// Longest that it may take.
     pub(crate) fn timeout(&self) -> Duration {
+        self.asked_timeout().unwrap_or(self.policy.timeouts.request)
+    }
+
+    /// What its caller asks for in place of the policy's.
+    pub(crate) fn asked_timeout(&self) -> Option<Duration> {
         let own = self.options.as_ref().and_then(|options| options.timeout);
-        own.unwrap_or(self.policy.timeouts.request)
+        own.or_else(|| self.fields.as_ref()?.timeout)
+    }
+
+    /// How it is hedged.
+    pub(crate) fn hedge(&self) -> Option<Cow<'_, hedge::Config>> {
+        let policy = self.policy.hedge.as_ref();
+        match self.fields.as_ref().and_then(|fields| fields.hedge_on_per_try_timeout) {
+            Some(true) => Some(Cow::Owned(hedge::Config::on_per_try_timeout())),
+            Some(false) => policy.filter(|hedge| !hedge.on_per_try_timeout).map(Cow::Borrowed),
+            None => policy.map(Cow::Borrowed),
+        }
     }
 
     /// How it is sent again.
@@ -211,6 +244,14 @@ pub fn pinned<B: 'static>(request: &Request<B>) -> Option<&Call> {
     match (request.body() as &dyn Any).downcast_ref::<Body>() {
         Some(body) => body.call.as_deref(),
         None => request.extensions().get::<Arc<Call>>().map(Arc::as_ref),
+    }
+}
+
+/// The timeout that the caller of a request asks for.
+pub(crate) fn asked_timeout<B: 'static>(request: &Request<B>) -> Option<Duration> {
+    match pinned(request) {
+        Some(call) => call.asked_timeout(),
+        None => request.extensions().get::<CallOptions>()?.timeout,
     }
 }
 

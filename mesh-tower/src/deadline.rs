@@ -12,7 +12,8 @@
 //! |---|---|---|
 //! | explicit: set by configuration, [`DeadlineLayer::new`] or the caller | `expiry` | `expiry` |
 //! | nobody set one: 15 s | 15 s from when the request is sent in full | none in total |
-//! | always | | `stream_idle` between two frames |
+//! | always | | `stream_idle` (`retry.perTryIdleTimeout`) between two frames |
+//! | `maxStreamDuration` | it | it, as [`ErrorKind::StreamDuration`] |
 //!
 //! When it passes, the inner future or body is dropped, which cancels the attempt in flight.
 //! The call then fails with [`ErrorKind::Deadline`], a body that stood still with
@@ -22,6 +23,9 @@
 //!
 //! When a streaming request is sent in full, a [`Retry`](crate::retry::Retry) below tells; without
 //! one, the 15 s count from the start like an explicit timeout.
+//!
+//! Of what a field allows, `grpcTimeoutHeaderOffset` is taken off, and `grpcTimeoutHeaderMax` is the
+//! most.
 //!
 //! An explicit expiry goes out with the attempt, as the time left, in the same field.
 //!
@@ -169,8 +173,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let limits = Limits::of(&request, &self.timeouts);
         // Bodies of a known length this short do not count: they are sent with the head.
-        let streams = limits.whole.is_none()
-            && request.body().size_hint().exact().is_none_or(|length| length > SHORT);
+        let streams =
+            !limits.asked && request.body().size_hint().exact().is_none_or(|length| length > SHORT);
         let sent = streams.then(Arc::<Sent>::default);
         if limits.head <= limits.started {
             return ResponseFuture { inner: None, timer: None, limits, sent: None };
@@ -193,8 +197,12 @@ struct Limits {
     head: Timestamp,
     /// What the head may take from when the request is sent in full, if nobody asked for a timeout.
     span: Duration,
-    /// For the whole call, if anybody asked for a timeout.
+    /// Whether anybody asked for a timeout.
+    asked: bool,
+    /// For the whole call, if anything bounds that.
     whole: Option<Timestamp>,
+    /// What it is to exceed that.
+    beyond: ErrorKind,
     idle: Duration,
     grpc: bool,
 }
@@ -215,7 +223,7 @@ impl Limits {
                 )
                 .ok()??
             };
-            Some(started + span)
+            Some(started + timeouts.believed(span))
         };
         let brought = [
             pinned.and_then(|call| call.expiry).map(|Expiry(at)| at),
@@ -223,17 +231,26 @@ impl Limits {
             ServerContext::with(|context| context.expiry).flatten().map(|Expiry(at)| at),
             field(),
         ];
-        let asked = call::options(request).and_then(|options| options.timeout);
+        let asked = call::asked_timeout(request);
         let span = asked.unwrap_or(timeouts.request);
         let own = started + span;
         let explicit = (asked.is_some() || timeouts.explicit).then_some(own);
-        let whole = brought.into_iter().chain([explicit]).flatten().min();
+        let asked = brought.into_iter().chain([explicit]).flatten().min();
+        let stream = timeouts.max_stream_duration.map(|span| started + span);
+        let (whole, beyond) = match (asked, stream) {
+            (Some(asked), Some(stream)) if asked <= stream => (Some(asked), ErrorKind::Deadline),
+            (_, Some(stream)) => (Some(stream), ErrorKind::StreamDuration),
+            (asked, None) => (asked, ErrorKind::Deadline),
+        };
+        let still = pinned.and_then(|call| call.retry().per_try_idle_timeout);
         Self {
             started,
+            asked: asked.is_some(),
+            beyond,
             head: whole.map_or(own, |whole| own.min(whole)),
             span,
             whole,
-            idle: timeouts.stream_idle,
+            idle: still.map_or(timeouts.stream_idle, |still| still.min(timeouts.stream_idle)),
             grpc,
         }
     }
@@ -257,7 +274,8 @@ impl Limits {
 
     fn passed(&self) -> Error {
         let allowed = self.head.since(self.started);
-        Error::new(ErrorKind::Deadline, format!("no response within {allowed:?}"))
+        let kind = if self.whole == Some(self.head) { self.beyond } else { ErrorKind::Deadline };
+        Error::new(kind, format!("no response within {allowed:?}"))
     }
 }
 
@@ -309,6 +327,9 @@ where
                 ready!(timer.as_mut().poll(cx));
                 let span = this.limits.span;
                 let later = this.sent.as_ref().and_then(|sent| sent.extend(this.limits.head, span));
+                let whole = this.limits.whole;
+                let later = later.map(|later| whole.map_or(later, |whole| later.min(whole)));
+                let later = later.filter(|later| *later > this.limits.head);
                 let Some(later) = later else { break };
                 this.limits.head = later;
                 timer.as_mut().reset(clock::instant(later));
@@ -331,6 +352,7 @@ pin_project! {
         // When the body was first seen to wait for the frame it waits for.
         waiting: Option<Timestamp>,
         whole: Option<Timestamp>,
+        beyond: ErrorKind,
         idle: Duration,
         grpc: bool,
     }
@@ -343,6 +365,7 @@ impl<B> Body<B> {
             timer: None,
             waiting: None,
             whole: limits.whole,
+            beyond: limits.beyond,
             idle: limits.idle,
             grpc: limits.grpc,
         }
@@ -357,6 +380,7 @@ impl<B: From<Bytes>> From<Bytes> for Body<B> {
             timer: None,
             waiting: None,
             whole: None,
+            beyond: ErrorKind::Deadline,
             idle: Duration::ZERO,
             grpc: false,
         }
@@ -397,7 +421,7 @@ where
             let sentence = format!("the response stood still for {:?}", this.idle);
             Error::new(ErrorKind::StreamIdle, sentence)
         } else {
-            Error::new(ErrorKind::Deadline, "the response was not complete in time")
+            Error::new(*this.beyond, "the response was not complete in time")
         };
         Poll::Ready(Some(if *this.grpc {
             Ok(Frame::trailers(answer::trailers(&error)))

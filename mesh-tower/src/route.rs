@@ -30,6 +30,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
+use mesh_core::retry::RequestFields;
 use mesh_core::{DestinationName, Error, ErrorKind};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
@@ -152,6 +153,7 @@ impl<S> Route<S> {
             Ok(mut call) => {
                 // By what the caller sent: filters may edit it.
                 call.belong(&request, self.source);
+                call = trusting(call, &mut request);
                 criticality::send(&call, request.headers_mut());
                 if call.filters.is_some() || call.policy.fault.is_some() {
                     self.shape(call, request)
@@ -200,6 +202,17 @@ impl<S> Route<S> {
             Next::Answer(response) => State::Answered { response: Some(response) },
             Next::Wait(delayed) => State::Delayed { delayed },
         }
+    }
+}
+
+/// The call as the fields of its request ask for, where its policy trusts them.
+fn trusting<B>(call: Call, request: &mut Request<B>) -> Call {
+    if !call.policy.trust_request_headers {
+        return call;
+    }
+    match RequestFields::take(request.headers_mut()) {
+        Some(fields) => call.with_fields(fields),
+        None => call,
     }
 }
 

@@ -80,6 +80,12 @@ impl Config {
         Self { percentile: Some(percentile), ..Self::default() }
     }
 
+    /// After `retry.perTryTimeout`, which then cuts nothing.
+    #[must_use]
+    pub fn on_per_try_timeout() -> Self {
+        Self { on_per_try_timeout: true, ..Self::default() }
+    }
+
     /// With up to so many attempts per call, the first included.
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {

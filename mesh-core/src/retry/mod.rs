@@ -26,10 +26,12 @@ pub mod budget;
 pub mod conditions;
 pub mod headers;
 pub mod pushback;
+mod request_fields;
 pub mod throttling;
 
 pub use conditions::{Condition, Conditions};
 pub use headers::RetriableHeader;
+pub use request_fields::RequestFields;
 
 use crate::config::{size, span};
 use crate::{Error, Failure, GrpcCode};
@@ -62,6 +64,11 @@ pub struct Config {
     #[serde(with = "span::optional")]
     #[schemars(with = "Option<span::Text>")]
     pub per_try_timeout: Option<Duration>,
+    /// Longest that an attempt may stand still: until its response head, and then between two
+    /// frames of the body; none: `timeouts.streamIdle` for the body alone.
+    #[serde(with = "span::optional")]
+    #[schemars(with = "Option<span::Text>")]
+    pub per_try_idle_timeout: Option<Duration>,
     /// Bytes of a request body that are kept for a retry; a longer body is sent once. 64 KiB.
     #[serde(with = "size")]
     #[schemars(with = "size::Text")]
@@ -77,6 +84,7 @@ impl Default for Config {
             idempotent: None,
             backoff: backoff::Config::default(),
             per_try_timeout: None,
+            per_try_idle_timeout: None,
             body_limit: 64 << 10,
         }
     }
@@ -160,6 +168,14 @@ impl<'a> Attempted<'a> {
 }
 
 impl Config {
+    /// Longest that an attempt may take to its response head. With `hedged` it goes on beyond
+    /// `perTryTimeout`, beside the next.
+    #[must_use]
+    pub fn attempt_timeout(&self, hedged: bool) -> Option<Duration> {
+        let whole = self.per_try_timeout.filter(|_| !hedged);
+        whole.into_iter().chain(self.per_try_idle_timeout).min()
+    }
+
     /// Whether a repeated call does no harm: what the caller declares, else the policy, else the
     /// method.
     #[must_use]

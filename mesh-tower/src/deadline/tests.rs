@@ -196,6 +196,97 @@ async fn the_callers_own_timeout_does_not_outlast_the_deadline_it_works_under() 
     assert_eq!(waited, 30 * MS);
 }
 
+fn with_timeouts(edit: impl FnOnce(&mut Policy), grpc: bool) -> Request<Bytes> {
+    let mut policy = Policy::default();
+    edit(&mut policy);
+    let mut request = request(None);
+    call::pin(&mut request, call::Call::new(clock::now(), Arc::new(policy), grpc));
+    request
+}
+
+/// Envoy: the offset first, then the cap; nothing left ends the call at once.
+#[tokio::test(start_paused = true)]
+async fn of_what_the_caller_allows_an_offset_is_taken_and_a_cap_holds() {
+    for (told, offset, most, waited) in [
+        (1_000, None, None, 1_000),
+        (1_000, Some(100), None, 900),
+        (1_000, None, Some(300), 300),
+        (1_000, Some(900), Some(300), 100),
+        (1_000, Some(100), Some(900), 900),
+        (50, Some(50), None, 0),
+        (50, Some(60), Some(300), 0),
+    ] {
+        for grpc in [false, true] {
+            let mut request = with_timeouts(
+                |policy| {
+                    policy.timeouts.grpc_timeout_header_max = most.map(|most: u32| most * MS);
+                    policy.timeouts.grpc_timeout_header_offset = offset.map(|span: u32| span * MS);
+                },
+                grpc,
+            );
+            let (name, value) = match grpc {
+                true => (GRPC_TIMEOUT, format!("{told}m")),
+                false => (EXPECTED_TIMEOUT, told.to_string()),
+            };
+            request.headers_mut().insert(name, HeaderValue::from_str(&value).expect("valid"));
+            assert_eq!(fails_after(DeadlineLayer::default(), request).await, waited * MS);
+        }
+    }
+    let capped =
+        with_timeouts(|policy| policy.timeouts.grpc_timeout_header_max = Some(300 * MS), true);
+    let waited = fails_after(DeadlineLayer::default(), capped).await;
+    assert_eq!(waited, 15_000 * MS, "a cap of what is told caps nothing else");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_lasts_no_longer_than_it_may_however_it_moves() {
+    let limited =
+        || with_timeouts(|policy| policy.timeouts.max_stream_duration = Some(200 * MS), false);
+    let start = Instant::now();
+    let (feed, mut body) = fed(DeadlineLayer::default(), limited()).await;
+    let feeder = async {
+        while feed.send("tick").await.is_ok() {
+            tokio::time::sleep(30 * MS).await;
+        }
+    };
+    let reader = async {
+        loop {
+            match body.frame().await.expect("an end") {
+                Ok(_) => {}
+                Err(error) => return kind(&error),
+            }
+        }
+    };
+    let ((), ended) = tokio::join!(feeder, reader);
+    assert_eq!(ended, Some(ErrorKind::StreamDuration));
+    assert!(start.elapsed() >= 200 * MS && start.elapsed() < 231 * MS, "{:?}", start.elapsed());
+
+    let start = Instant::now();
+    let answer = DeadlineLayer::default().layer(never()).oneshot(limited()).await;
+    assert_eq!(answer.expect_err("over").kind(), ErrorKind::StreamDuration);
+    assert_eq!(start.elapsed(), 200 * MS);
+
+    let asked = with_timeouts(
+        |policy| {
+            policy.timeouts.max_stream_duration = Some(200 * MS);
+            (policy.timeouts.request, policy.timeouts.explicit) = (50 * MS, true);
+        },
+        false,
+    );
+    assert_eq!(fails_after(DeadlineLayer::default(), asked).await, 50 * MS, "as a deadline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_may_stand_still_for_less_than_other_streams() {
+    let request = with_timeouts(|policy| policy.retry.per_try_idle_timeout = Some(40 * MS), false);
+    let (feed, mut body) = fed(DeadlineLayer::default(), request).await;
+    feed.try_send("one").expect("room");
+    assert!(body.frame().await.expect("a frame").is_ok());
+    let start = Instant::now();
+    let error = body.frame().await.expect("an end").expect_err("it stands still");
+    assert_eq!((kind(&error), start.elapsed()), (Some(ErrorKind::StreamIdle), 40 * MS));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_late_already_is_not_sent() {
     let called = Rc::new(Cell::new(false));

@@ -22,9 +22,8 @@ use super::repeat::{Further, Refused, Repeat, Seen};
 use super::{attempt_timeout, ended};
 use crate::body::Body;
 use crate::call::Call;
-use crate::call_options::CallOptions;
 use crate::clock;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use mesh_core::hedge::Latencies;
 use mesh_core::limit::Permit;
 use mesh_core::retry::Config;
@@ -57,23 +56,21 @@ impl Plan {
         self.cuts
     }
 
-    /// The plan of a call that begins at `now` and may be repeated; `None` if it is not hedged.
+    /// The plan of a call that begins at `now` and does no harm when repeated; `None` if it is not
+    /// hedged. `retries` are those that its caller asks for.
     pub(super) fn new<'a>(
         hedge: &hedge::Config,
         retry: &Config,
-        asked: Option<&CallOptions>,
-        method: &Method,
+        retries: Option<u32>,
         now: Timestamp,
         latencies: impl FnOnce() -> &'a Latencies,
     ) -> Option<Self> {
-        let retries = asked.and_then(|asked| asked.retries);
         let most = match retries {
             _ if hedge.on_per_try_timeout => retry.attempts.saturating_add(1),
             Some(retries) => hedge.max_attempts.min(retries.saturating_add(1)),
             None => hedge.max_attempts,
         };
-        let declared = asked.and_then(|asked| asked.idempotent);
-        if most < 2 || !retry.is_idempotent(declared, method) {
+        if most < 2 {
             return None;
         }
         let delay = match hedge.percentile {

@@ -95,6 +95,7 @@ use mesh_core::{EndpointId, Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use repeat::{Next, Repeat};
 use request::{Head, Source, sooner};
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -242,7 +243,7 @@ where
         };
         budget.deposit(started);
         let plan = self.plan(&request, config, started);
-        let per_try = config.per_try_timeout;
+        let (per_try, beyond) = (config.attempt_timeout(false), config.attempt_timeout(true));
         let limit = (config.attempts > 0 || plan.is_some()).then_some(config.body_limit);
         let mut call = call::unpin(&mut request);
         let sent = match &call {
@@ -256,8 +257,8 @@ where
             None => request.extensions().get().copied(),
         };
         let plan = plan.filter(|_| source.is_some());
-        // An attempt that may go on beside others has no timeout of its own.
-        let per_try = per_try.filter(|_| plan.is_none_or(Plan::cuts));
+        // An attempt that may go on beside others is not cut by `perTryTimeout`.
+        let per_try = if plan.is_none_or(Plan::cuts) { per_try } else { beyond };
         if let Some(call) = &mut call
             && (per_try.is_some() || plan.is_some())
         {
@@ -298,14 +299,23 @@ impl<S> Retry<S> {
     fn plan(&self, request: &Request<Body>, config: &Config, started: Timestamp) -> Option<Plan> {
         let pinned = call::pinned(request);
         let hedge = match pinned {
-            Some(call) => call.policy.hedge.as_ref()?,
-            None => self.own.hedge.as_ref()?,
+            Some(call) => call.hedge()?,
+            None => Cow::Borrowed(self.own.hedge.as_ref()?),
         };
         let shared = pinned.and_then(|call| call.shared.as_deref());
         let latencies = shared.map_or(&self.own.latencies, |shared| &shared.latencies);
         let latencies = || &**latencies.get_or_init(Box::default);
-        let asked = call::options(request);
-        Plan::new(hedge, config, asked, request.method(), started, latencies)
+        let (asked, declared) = match pinned {
+            Some(call) => (call.options.as_deref(), call.idempotent()),
+            None => {
+                let asked = call::options(request);
+                (asked, asked.and_then(|asked| asked.idempotent))
+            }
+        };
+        if !config.is_idempotent(declared, request.method()) {
+            return None;
+        }
+        Plan::new(&hedge, config, asked.and_then(|asked| asked.retries), started, latencies)
     }
 }
 

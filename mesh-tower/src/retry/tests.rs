@@ -524,6 +524,19 @@ async fn an_attempt_that_takes_too_long_is_dropped_for_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_stands_still_is_dropped_for_another() {
+    let mut config = Config::default();
+    config.per_try_idle_timeout = Some(60 * MS);
+    for whole in [None, Some(100 * MS), Some(60 * MS)] {
+        config.per_try_timeout = whole;
+        let script = Script::new([Step::Never, status(200)]);
+        let layer = RetryLayer::new().config(config.clone());
+        script.run(layer, request(Method::GET)).await.expect("a response");
+        assert!(script.waited() >= 60 * MS && script.waited() <= 85 * MS, "{:?}", script.waited());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_call_ends_the_wait() {
     let script = Script::new([Step::Status(503, &[("retry-after", "2")])]);
     let call = script.run(RetryLayer::new(), request(Method::GET));

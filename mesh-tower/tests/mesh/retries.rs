@@ -166,3 +166,35 @@ async fn retries_stop_while_more_calls_fail_than_succeed() {
     get(&mesh, "http://inventory/").await.expect("an answer");
     assert_eq!(busy.calls() - before, 2, "7 tokens less this failure: above half");
 }
+
+#[tokio::test]
+async fn fields_of_a_request_are_honoured_where_the_policy_trusts_them() {
+    for (trusted, attempts) in [(false, 1), (true, 4)] {
+        let busy = ScriptedEndpoint::http1(Reply::status(409)).await;
+        let spec = format!(
+            "trustRequestHeaders: {trusted}, retry: {{ backoff: {{ base: 1ms, max: 1ms }} }}"
+        );
+        let mesh = mesh(&format!("{}{}", policy(&spec), service("inventory", &[busy.address()])));
+        let request = Request::get("http://inventory/")
+            .header("x-envoy-retry-on", "retriable-4xx")
+            .header("x-envoy-max-retries", "3")
+            .body(Body::empty())
+            .expect("valid");
+        let response = mesh.http().oneshot(request).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(busy.calls(), attempts, "trusted: {trusted}");
+        let arrivals = busy.arrivals();
+        let passed_on = arrivals[0].headers.contains_key("x-envoy-retry-on");
+        assert_ne!(passed_on, trusted, "whoever honours them keeps them");
+
+        if trusted {
+            busy.set(Reply::hang());
+            let request = Request::get("http://inventory/")
+                .header("x-envoy-upstream-rq-timeout-ms", "50")
+                .body(Body::empty())
+                .expect("valid");
+            let answer = mesh.http().oneshot(request).await;
+            assert_eq!(answer.expect_err("no time").kind(), ErrorKind::Deadline);
+        }
+    }
+}

@@ -18,8 +18,16 @@ use std::sync::Arc;
 
 /// Keys of a policy that concern one call. The others concern what all calls to a destination
 /// share, and cannot differ by route.
-const PER_CALL: [&str; 7] =
-    ["affinity", "criticality", "fault", "hash", "hedge", "retry", "timeouts"];
+const PER_CALL: [&str; 8] = [
+    "affinity",
+    "criticality",
+    "fault",
+    "hash",
+    "hedge",
+    "retry",
+    "timeouts",
+    "trustRequestHeaders",
+];
 
 /// What is written for each level.
 #[derive(Default)]

@@ -406,13 +406,17 @@ impl<C> EndpointSet<C> {
         mut make: impl FnMut(&EndpointSpec) -> C,
     ) -> (Self, Change) {
         let mut change = Change::default();
+        // The same endpoints in the same order, as after most changes, need no look-up.
+        let same = specs.len() == self.members.len()
+            && specs.iter().zip(&*self.members).all(|(spec, member)| spec.id == member.spec.id);
+        let named = self.members.iter().filter(|_| !same);
         let old: HashMap<&EndpointId, &Member<C>> =
-            self.members.iter().map(|member| (&member.spec.id, member)).collect();
-        let mut seen: HashSet<EndpointId> = HashSet::with_capacity(specs.len());
+            named.map(|member| (&member.spec.id, member)).collect();
+        let mut seen: HashSet<EndpointId> = HashSet::new();
         let mut members: Vec<Member<C>> = Vec::with_capacity(specs.len());
         let in_use = !self.members.is_empty();
-        for spec in specs {
-            if !seen.insert(spec.id.clone()) {
+        for (place, spec) in specs.into_iter().enumerate() {
+            if !same && !seen.insert(spec.id.clone()) {
                 continue;
             }
             let fresh = |spec: &EndpointSpec, connections| {
@@ -422,11 +426,12 @@ impl<C> EndpointSet<C> {
                 }
                 Arc::new(endpoint)
             };
-            let endpoint = match old.get(&spec.id) {
+            let known = if same { self.members.get(place) } else { old.get(&spec.id).copied() };
+            let endpoint = match known {
                 Some(member) => {
                     if *member.spec == spec {
                         member.endpoint.health.set_declared(spec.declared);
-                        members.push((*member).clone());
+                        members.push(member.clone());
                         continue;
                     }
                     change.changed.push(spec.id.clone());
@@ -445,7 +450,8 @@ impl<C> EndpointSet<C> {
             endpoint.health.set_declared(spec.declared);
             members.push(Member { endpoint, spec: Arc::new(spec) });
         }
-        for member in self.members.iter().filter(|member| !seen.contains(&member.spec.id)) {
+        let gone = |member: &&Member<C>| !same && !seen.contains(&member.spec.id);
+        for member in self.members.iter().filter(gone) {
             member.endpoint.health.retire();
             change.removed.push(member.spec.id.clone());
         }

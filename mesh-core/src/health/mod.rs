@@ -319,6 +319,9 @@ impl Health {
             Declared::Draining => DRAINING,
             Declared::Unhealthy => UNHEALTHY,
         };
+        if self.flags.load(Relaxed) & (DECLARED | RETIRED) == bits {
+            return;
+        }
         // Always `Ok`: the closure never refuses. Removal is undone by being in a set again.
         if let Ok(before) = self
             .flags

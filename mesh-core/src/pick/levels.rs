@@ -303,7 +303,11 @@ impl Levels {
         for ((level, groups), sum) in self.levels.iter().zip(&census).zip(&sums) {
             level.panics.store(panics(sum), Relaxed);
             for standing in both {
-                let weights = self.split.weights(&level.groups, groups, standing, panics(sum));
+                let mut weights = self.split.weights(&level.groups, groups, standing, panics(sum));
+                if weights.iter().sum::<f64>() <= 0.0 {
+                    // What has no share takes calls when nothing else can.
+                    weights = groups.iter().map(|group| group.of(standing) as f64).collect();
+                }
                 let total = weights.iter().sum::<f64>();
                 let mut before = 0.0;
                 for (part, weight) in level.parts.iter().zip(weights) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::health::breaker::{self, Admission};
-use crate::{Declared, Endpoint, EndpointId, EndpointSpec, Failure, Outcome};
+use crate::{Declared, Endpoint, EndpointId, EndpointSpec, Failure, Locality, Outcome};
 use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -345,5 +345,120 @@ proptest! {
             prop_assert!(panics || !is_out);
             prop_assert_eq!(picked.reason == Reason::Panic, is_out);
         }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Ready,
+    Degraded,
+    Open,
+    Unreachable,
+    Draining,
+}
+
+/// Priority, zone, weight and fate of an endpoint.
+type Drawn = (u32, u8, u32, Fate);
+
+fn fates() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        3 => Just(Fate::Ready),
+        1 => Just(Fate::Degraded),
+        1 => Just(Fate::Open),
+        1 => Just(Fate::Unreachable),
+        1 => Just(Fate::Draining),
+    ]
+}
+
+fn any_set() -> impl Strategy<Value = Vec<Drawn>> {
+    prop::collection::vec((0u32..3, 0u8..3, 1u32..4, fates()), 1..40)
+}
+
+fn set_with_fates(drawn: &[Drawn]) -> EndpointSet {
+    let spec = |((priority, zone, weight, fate), n): (&Drawn, u16)| {
+        let mut spec = EndpointSpec::new(SocketAddr::from(([10, 0, 0, 1], n)))
+            .with_priority(*priority)
+            .with_weight(*weight)
+            .with_locality(Locality::new("r", format!("z{zone}"), ""));
+        spec.declared = match fate {
+            Fate::Degraded => Declared::Degraded,
+            Fate::Draining => Declared::Draining,
+            _ => Declared::Healthy,
+        };
+        spec
+    };
+    let set = EndpointSet::empty().update(drawn.iter().zip(1..).map(spec).collect(), |_| ()).0;
+    for member in set.members() {
+        match fate(member, drawn) {
+            Fate::Open => open_breaker(&member.endpoint),
+            Fate::Unreachable => {
+                member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+            }
+            _ => {}
+        }
+    }
+    set
+}
+
+fn fate(member: &Member, drawn: &[Drawn]) -> Fate {
+    drawn[usize::from(member.spec.addresses[0].port()) - 1].3
+}
+
+proptest! {
+    #[test]
+    fn sets_of_all_kinds_are_picked_from_by_their_rules(
+        drawn in any_set(),
+        policy in 0usize..5,
+        split in 0u8..4,
+        slow: bool,
+        threshold in prop_oneof![Just(0u8), Just(50)],
+        seed: u64,
+    ) {
+        let policies = [
+            Policy::PeakEwma,
+            Policy::LeastRequest,
+            Policy::RoundRobin,
+            Policy::Random,
+            Policy::PickFirst,
+        ];
+        let mut place = locality::Config::default();
+        match split {
+            1 => place.weights = [("r/z0".to_owned(), 3), ("r/z1".to_owned(), 1)].into(),
+            2 => place.zone_aware = Some(locality::ZoneAware::default()),
+            3 => place.failover_priority = vec!["topology.kubernetes.io/zone".to_owned()],
+            _ => {}
+        }
+        let config = Config {
+            policy: policies[policy],
+            panic_threshold: threshold,
+            locality: (split > 0).then_some(place),
+            slow_start: slow.then(slow_start::Config::default),
+            ..Config::default()
+        };
+        let set = set_with_fates(&drawn);
+        let picker = Picker::of(set, config, &Caller::new(Locality::new("r", "z0", "")));
+        let ready = |fate| matches!(fate, Fate::Ready | Fate::Degraded);
+        let any_ready = drawn.iter().any(|(_, _, _, fate)| ready(*fate));
+        let mut draw = seeded(seed);
+        for _ in 0..30 {
+            let Ok(picked) = picker.pick(&PickArgs::new(NOW), &mut draw) else {
+                prop_assert!(!any_ready, "one could be picked");
+                continue;
+            };
+            let of = fate(picked.member, &drawn);
+            prop_assert!(!matches!(of, Fate::Unreachable | Fate::Draining), "{of:?}");
+            prop_assert_eq!(of == Fate::Open, picked.reason == Reason::Panic);
+            prop_assert!(of != Fate::Open || threshold > 0);
+            // Levels by labels are finer than priorities: there it is for their own tests to say.
+            if of == Fate::Open && split < 3 {
+                let level: Vec<&Drawn> =
+                    drawn.iter().filter(|one| one.0 == picked.member.spec.priority).collect();
+                let available = level.iter().filter(|one| ready(one.3)).count();
+                prop_assert!(available * 2 < level.len(), "{available} of {}", level.len());
+            }
+        }
+        let told = picker.explain(&PickArgs::new(NOW));
+        prop_assert_eq!(told.iter().any(|one| one.included), any_ready || threshold > 0
+            && drawn.iter().any(|one| one.3 == Fate::Open));
     }
 }

@@ -26,6 +26,7 @@ pub mod mesh;
 mod mirror;
 mod plain;
 mod relay;
+pub mod report;
 pub mod retry;
 pub mod route;
 pub mod server;

@@ -9,8 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use mesh_core::load::Report;
 use mesh_tower::Listener;
 use mesh_tower::listen::{Drain, Peer};
+use mesh_tower::report::LoadReports;
 use mesh_tower::server::{Config, Context, ServerLayer};
 use mesh_tower::telemetry::{Metrics, prometheus};
 use std::convert::Infallible;
@@ -299,5 +301,83 @@ async fn grpc_calls_beyond_the_limit_are_resource_exhausted() {
     let running = client.say_hello_many(many).await.expect("a stream");
     let shed = client.say_hello(hello("grace")).await.expect_err("shed");
     assert_eq!(shed.code(), Code::ResourceExhausted);
+    drop(running);
+}
+
+const ASK: &str = "endpoint-load-metrics-format";
+
+#[tokio::test]
+async fn axum_tells_a_caller_that_asks_how_busy_it_is_in_the_form_it_asks_for() {
+    let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (enter, leave) = (entered.clone(), go.clone());
+    let held = get(move || async move {
+        enter.notify_one();
+        leave.notified().await;
+    });
+    let app = Router::new().route("/held", held).route("/", get(|| async { "done" }));
+    let layer = ServerLayer::default();
+    layer.reports().reporter().set_application_utilization(0.7);
+    let (address, ..) = axum(app.layer(layer)).await;
+
+    let mut busy = http1(address).await;
+    let held = tokio::spawn(async move { ask(&mut busy, "/held", &[(ASK, "BIN")]).await });
+    entered.notified().await;
+    let mut connection = http1(address).await;
+    for (form, begins) in [("BIN", ""), ("TEXT", "TEXT application_"), ("json", "JSON {")] {
+        let (_, fields, _) = ask(&mut connection, "/", &[(ASK, form)]).await;
+        let report = Report::of(&fields, &[]).expect("a report").expect("that can be read");
+        assert_eq!((report.in_flight, report.application_utilization), (Some(1), 0.7), "{form}");
+        assert!(report.service_time.is_some() && report.qps > 0.0, "{form}");
+        let text = fields.get("endpoint-load-metrics").map(|value| value.to_str().expect("text"));
+        assert!(text.unwrap_or_default().starts_with(begins), "{text:?}");
+    }
+    let (_, fields, _) = ask(&mut connection, "/", &[]).await;
+    assert!(Report::of(&fields, &[]).is_none(), "nobody asked");
+    go.notify_one();
+    held.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn strangers_hear_nothing_and_a_policy_may_tell_all_or_none() {
+    let app = || Router::new().route("/", get(|| async { "done" }));
+    for (policy, trust, asking, told) in [
+        (LoadReports::Asked, false, true, false),
+        (LoadReports::Never, true, true, false),
+        (LoadReports::Always, false, false, true),
+    ] {
+        let mut config = Config::default();
+        (config.load_reports, config.trust_callers) = (policy, trust);
+        let (address, ..) = axum(app().layer(ServerLayer::new(config))).await;
+        let fields: &[_] = if asking { &[(ASK, "TEXT")] } else { &[] };
+        let (_, fields, _) = ask(&mut http1(address).await, "/", fields).await;
+        assert_eq!(Report::of(&fields, &[]).is_some(), told, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn tonic_tells_it_in_trailers_and_a_refusal_counts_as_an_error() {
+    let mut config = Config::default();
+    config.max_requests = Some(1);
+    let (address, ..) = tonic(ServerLayer::new(config)).await;
+    let mut client = client(address).await;
+    let asking = |name: &str| {
+        let mut request = tonic::Request::new(hello(name));
+        request.metadata_mut().insert(ASK, "BIN".parse().expect("valid"));
+        request
+    };
+    let read = |metadata: &tonic::metadata::MetadataMap| {
+        let report = Report::of(&metadata.clone().into_headers(), &[]);
+        report.expect("a report").expect("that can be read")
+    };
+    let reply = client.say_hello(asking("ada")).await.expect("a reply");
+    let report = read(reply.metadata());
+    assert_eq!((report.in_flight, report.error_share), (Some(0), Some(0.0)));
+
+    let many = HelloManyRequest { name: "ada".into(), count: 1_000_000, interval_ms: 5 };
+    let running = client.say_hello_many(many).await.expect("a stream");
+    let shed = client.say_hello(asking("grace")).await.expect_err("shed");
+    let report = read(shed.metadata());
+    assert_eq!(report.in_flight, Some(1), "the stream");
+    assert!(report.eps > 0.0 && report.error_share > Some(0.0), "{report:?}");
     drop(running);
 }

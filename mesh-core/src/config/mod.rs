@@ -44,7 +44,7 @@ pub use diagnostic::{Diagnostic, Errors, Place, Severity};
 pub use kinds::{AppProtocol, Direction, ListenerProtocol};
 pub use parse::{Documents, parse};
 pub use schema::schema;
-pub use server_policy::ServerPolicy;
+pub use server_policy::{LoadReports, ServerPolicy};
 pub use source::{Origin, Origins, Source};
 pub use tree::MAX_BYTES;
 

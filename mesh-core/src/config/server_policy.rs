@@ -36,10 +36,26 @@ pub struct ServerPolicy {
     /// Whether deadline, criticality and trace that callers send are taken over; false at an edge.
     /// true.
     pub trust_callers: bool,
+    /// Who is told, with the answer, how busy the server is. `Asked`.
+    pub load_reports: LoadReports,
     /// How long calls in flight may take to end when the server stops. 30 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub drain_timeout: Duration,
+}
+
+/// Who gets reports of a server's load, in the words of ORCA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub enum LoadReports {
+    /// Callers that ask, by `endpoint-load-metrics-format`, and are believed (`trustCallers`) or have
+    /// proved an identity.
+    #[default]
+    Asked,
+    /// Every caller: gRPC and Envoy use reports without asking for them.
+    Always,
+    /// Nobody; nothing is counted.
+    Never,
 }
 
 impl Default for ServerPolicy {
@@ -51,6 +67,7 @@ impl Default for ServerPolicy {
             criticality: None,
             timeout: None,
             trust_callers: true,
+            load_reports: LoadReports::Asked,
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -194,6 +194,13 @@ impl Report {
         HeaderValue::try_from(text::format(self)).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
+    /// The value of `endpoint-load-metrics` for readers of JSON: `JSON ` and an object.
+    #[must_use]
+    pub fn to_json_header(&self) -> HeaderValue {
+        HeaderValue::try_from(text::format_json(self))
+            .unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
     /// Failed calls among the recent ones, in `0..=1`: what it says, else errors by calls per
     /// second, else none.
     #[must_use]

@@ -32,6 +32,7 @@ fn every_form_says_the_same() {
     let bin = full().to_header();
     let bin = bin.to_str().expect("visible");
     let text = full().to_text_header();
+    let own_json = full().to_json_header();
     let older = "TEXT cpu_utilization:0.7, application_utilization:0.8,rps_fractional:1000.5,eps:2,\
         named_metrics.mesh.in_flight:7,named_metrics.mesh.service_time:0.04,\
         named_metrics.mesh.error_share:0.25";
@@ -40,6 +41,7 @@ fn every_form_says_the_same() {
         format!("BIN {bin}").as_str(),
         older,
         text.to_str().expect("visible"),
+        own_json.to_str().expect("visible"),
     ] {
         assert_eq!(read(value), Ok(full()), "{value}");
     }

@@ -42,8 +42,8 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn of_handler(response: Response<B>, mut record: Record) -> Response<Self> {
-        record.head(&response);
+    pub(super) fn of_handler(mut response: Response<B>, mut record: Record) -> Response<Self> {
+        record.head(&mut response);
         let expiry = record.context().expiry.filter(|_| record.is_grpc());
         response.map(|body| {
             record.progress(&body);
@@ -55,8 +55,8 @@ where
     }
 
     pub(super) fn of_mesh(error: &Error, mut record: Record) -> Response<Self> {
-        let response = answer::response::<Bytes>(error, record.is_grpc());
-        record.refuse(error, &response);
+        let mut response = answer::response::<Bytes>(error, record.is_grpc());
+        record.refuse(error, &mut response);
         response.map(|text| Self { content: Content::Mesh { text }, record: Some(record) })
     }
 }
@@ -79,8 +79,8 @@ where
                 let Some(record) = this.record else { return Poll::Ready(None) };
                 match record.run(|| body.as_mut().poll_frame(cx)) {
                     Ok(Poll::Ready(frame)) => {
-                        let frame = frame.map(|frame| frame.map_err(Into::into));
-                        record.frame(frame.as_ref());
+                        let mut frame = frame.map(|frame| frame.map_err(Into::into));
+                        record.frame(&mut frame);
                         record.progress(&*body);
                         return Poll::Ready(frame);
                     }
@@ -103,11 +103,11 @@ where
         // Dropped before the caller hears of it: what the handler held is free again.
         this.content.set(Content::Done);
         let Some(record) = this.record else { return Poll::Ready(None) };
-        record.cut(&end);
-        Poll::Ready(Some(if record.is_grpc() {
-            Ok(Frame::trailers(answer::trailers(&end)))
-        } else {
-            Err(end.into())
+        let mut trailers = record.is_grpc().then(|| answer::trailers(&end));
+        record.cut(&end, trailers.as_mut());
+        Poll::Ready(Some(match trailers {
+            Some(trailers) => Ok(Frame::trailers(trailers)),
+            None => Err(end.into()),
         }))
     }
 

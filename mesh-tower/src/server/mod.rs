@@ -9,7 +9,8 @@
 //! 3. polls the handler inside a [`Context`] and a SERVER span, so that the calls it makes
 //!    inherit the remaining time, the criticality and the trace, and drops it when the deadline
 //!    passes;
-//! 4. turns a panic of the handler into an answer: the connection and its other streams live.
+//! 4. turns a panic of the handler into an answer: the connection and its other streams live;
+//! 5. tells callers that ask, with the answer, how busy the server is ([`report`](crate::report)).
 //!
 //! `expiry = min(now + timeout in the request, now + Config::timeout, expiry of an outer layer)`
 //!
@@ -36,6 +37,7 @@ pub use context::Context;
 pub use mesh_core::config::ServerPolicy as Config;
 
 use crate::listen::Peer;
+use crate::report::Reports;
 use crate::telemetry::{Metrics, ServerMetrics};
 use crate::{BoxError, clock, fields};
 use bytes::Bytes;
@@ -82,6 +84,7 @@ struct Shared {
     config: Config,
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
+    reports: Arc<Reports>,
 }
 
 impl ServerLayer {
@@ -96,7 +99,14 @@ impl ServerLayer {
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
         let metrics = metrics.server().clone();
         let admission = Arc::new(Admission::new(&config));
-        Self { shared: Arc::new(Shared { config, admission, metrics }) }
+        Self { shared: Arc::new(Shared { config, admission, metrics, reports: Arc::default() }) }
+    }
+
+    /// What it tells callers of its load, shared by its clones. The application may add how busy it
+    /// is itself.
+    #[must_use]
+    pub fn reports(&self) -> &Arc<Reports> {
+        &self.shared.reports
     }
 
     /// Requests being served now, response bodies included.
@@ -237,7 +247,7 @@ impl<S: Service<R>, R> ResponseFuture<S, R> {
         let Queued { mut inner, request, .. } = *queued;
         match decided {
             Ok(place) => {
-                record.admitted(place);
+                record.waited(place);
                 match record.run(|| inner.call(request)) {
                     Ok(handler) => this.handler.set(Some(handler)),
                     Err(panic) => *this.refusal = Some(panic),

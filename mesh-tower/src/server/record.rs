@@ -11,10 +11,12 @@
 use super::admission::Place;
 use super::{Context, Shared, panicked};
 use crate::clock;
+use crate::listen::Peer;
+use crate::report::{Form, Serving};
 use crate::telemetry::{End, ServerMetrics};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use mesh_core::trace_context::TraceContext;
 use mesh_core::{Error, ErrorKind, GrpcCode, Timestamp};
@@ -43,6 +45,8 @@ pub(super) struct Record {
     own: bool,
     /// Bytes of the body still to come, if the head announced how many there are.
     left: Option<u64>,
+    /// Counts it for the load reports.
+    serving: Option<Serving>,
     /// Among those being served; `None` for one that was refused, or still waits.
     place: Option<Place>,
 }
@@ -55,6 +59,11 @@ impl Record {
         mut context: Context,
     ) -> Self {
         let grpc = mesh_core::is_grpc(request.headers());
+        let config = &shared.config;
+        let proved = context.peer.as_ref().and_then(Peer::identity).is_some();
+        let trusted = config.trust_callers || proved;
+        let form = Form::granted(config.load_reports, trusted, request.headers());
+        let serving = shared.reports.begin(form, grpc, started);
         let span = span(request, &context, grpc);
         if !span.is_disabled() {
             let parent = context.trace;
@@ -82,6 +91,7 @@ impl Record {
             complete: false,
             own: false,
             left: None,
+            serving,
             place: None,
         }
     }
@@ -97,6 +107,14 @@ impl Record {
     /// It has a place.
     pub(super) fn admitted(&mut self, place: Place) {
         self.place = Some(place);
+    }
+
+    /// It waited for a place, and has one.
+    pub(super) fn waited(&mut self, place: Place) {
+        if let Some(serving) = &mut self.serving {
+            serving.waited();
+        }
+        self.admitted(place);
     }
 
     /// It waited for a place, and did not get one.
@@ -119,7 +137,14 @@ impl Record {
     }
 
     /// The handler answered.
-    pub(super) fn head<B>(&mut self, response: &Response<B>) {
+    pub(super) fn head<B>(&mut self, response: &mut Response<B>) {
+        if let Some(serving) = &mut self.serving {
+            serving.head(response);
+        }
+        self.note(response);
+    }
+
+    fn note<B>(&mut self, response: &Response<B>) {
         self.status = Some(response.status());
         self.complete = self.method == Method::HEAD;
         let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
@@ -130,15 +155,19 @@ impl Record {
     }
 
     /// The handler's body gave a frame, its end, or an error.
-    pub(super) fn frame<E>(&mut self, frame: Option<&Result<Frame<Bytes>, E>>) {
+    pub(super) fn frame<E>(&mut self, frame: &mut Option<Result<Frame<Bytes>, E>>) {
         match frame {
             None => self.complete = true,
             Some(Ok(frame)) => {
                 if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);
                 }
-                let trailers = frame.trailers_ref().filter(|_| self.grpc);
-                self.code = trailers.and_then(GrpcCode::from_headers).or(self.code);
+                if let (true, Some(trailers)) = (self.grpc, frame.trailers_mut()) {
+                    self.code = GrpcCode::from_headers(trailers).or(self.code);
+                    if let Some(serving) = &mut self.serving {
+                        serving.trailers(trailers);
+                    }
+                }
             }
             Some(Err(_)) => self.error = Some(ErrorKind::LocalReset),
         }
@@ -152,15 +181,21 @@ impl Record {
     }
 
     /// The mesh answers in place of the handler.
-    pub(super) fn refuse<B>(&mut self, error: &Error, response: &Response<B>) {
-        self.head(response);
+    pub(super) fn refuse<B>(&mut self, error: &Error, response: &mut Response<B>) {
+        if let Some(serving) = &mut self.serving {
+            serving.refuse(error.kind(), response);
+        }
+        self.note(response);
         self.error = Some(error.kind());
         self.complete = true;
         self.own = true;
     }
 
-    /// The mesh ends the body in place of the handler.
-    pub(super) fn cut(&mut self, error: &Error) {
+    /// The mesh ends the body in place of the handler; with trailers, if it is gRPC.
+    pub(super) fn cut(&mut self, error: &Error, trailers: Option<&mut HeaderMap>) {
+        if let (Some(serving), Some(trailers)) = (&mut self.serving, trailers) {
+            serving.trailers(trailers);
+        }
         self.error = Some(error.kind());
         self.code = self.grpc.then(|| error.grpc_code());
         self.complete = true;

@@ -59,26 +59,55 @@ fn number(value: &Value) -> Result<f64, InvalidReport> {
     .ok_or(InvalidReport("a value of the JSON is not a number"))
 }
 
-pub(super) fn format(report: &Report) -> String {
-    let mut text = String::from("TEXT ");
-    let mut pair = |name: &str, value: Option<f64>| {
-        if let Some(value) = value {
-            let comma = if text.len() > "TEXT ".len() { "," } else { "" };
-            // Writing into a `String` does not fail.
-            let _ = write!(text, "{comma}{name}={value}");
-        }
-    };
-    let said = |value: f64| Some(value).filter(|value| *value != 0.0);
-    pair("cpu_utilization", said(report.cpu_utilization));
-    pair("application_utilization", said(report.application_utilization));
-    pair("rps_fractional", said(report.qps));
-    pair("eps", said(report.eps));
-    for (name, value) in [
+/// The fields, and the named metrics, that the report has something to say of.
+fn said(report: &Report) -> (impl Iterator<Item = (&'static str, f64)>, Named) {
+    let fields = [
+        ("cpu_utilization", report.cpu_utilization),
+        ("application_utilization", report.application_utilization),
+        ("rps_fractional", report.qps),
+        ("eps", report.eps),
+    ];
+    let named = [
         (IN_FLIGHT, report.in_flight.map(f64::from)),
         (SERVICE_TIME, report.service_time.map(|span| span.as_secs_f64())),
         (ERROR_SHARE, report.error_share),
-    ] {
-        pair(&["named_metrics.", name].concat(), value);
+    ];
+    (fields.into_iter().filter(|(_, value)| value.is_finite() && *value != 0.0), named)
+}
+
+type Named = [(&'static str, Option<f64>); 3];
+
+pub(super) fn format(report: &Report) -> String {
+    let mut text = String::from("TEXT ");
+    let mut comma = "";
+    let (fields, named) = said(report);
+    // Writing into a `String` does not fail.
+    for (name, value) in fields {
+        let _ = write!(text, "{comma}{name}={value}");
+        comma = ",";
     }
+    for (name, value) in named {
+        let Some(value) = value else { continue };
+        let _ = write!(text, "{comma}named_metrics.{name}={value}");
+        comma = ",";
+    }
+    text
+}
+
+/// Names need no escapes.
+pub(super) fn format_json(report: &Report) -> String {
+    let mut text = String::from("JSON {");
+    let (fields, named) = said(report);
+    for (name, value) in fields {
+        let _ = write!(text, "\"{name}\":{value},");
+    }
+    text.push_str("\"named_metrics\":{");
+    let mut comma = "";
+    for (name, value) in named {
+        let Some(value) = value else { continue };
+        let _ = write!(text, "{comma}\"{name}\":{value}");
+        comma = ",";
+    }
+    text.push_str("}}");
     text
 }

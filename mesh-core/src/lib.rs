@@ -24,12 +24,14 @@ mod name;
 mod outcome;
 pub mod pick;
 pub mod policy;
+pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod shed;
 pub mod snapshot;
 mod spiffe;
 mod swap;
+pub mod throttle;
 mod time;
 pub mod trace_context;
 

@@ -6,7 +6,7 @@ use crate::config::span;
 use crate::criticality::Criticality;
 use crate::health::{breaker, check, outlier};
 use crate::retry::{budget, throttling};
-use crate::{affinity, fault, hash, hedge, limit, pick, retry};
+use crate::{affinity, fault, hash, hedge, limit, pick, rate_limit, retry, throttle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -46,6 +46,11 @@ pub struct Policy {
     /// Whether `x-envoy-*` fields of a request may change its timeout, retries and hedging. No: they
     /// are passed on.
     pub trust_request_headers: bool,
+    /// How many calls may be made in a span of time; what exceeds it fails with `rate_limited`. Not
+    /// limited.
+    pub rate_limit: Option<rate_limit::Config>,
+    /// Refuses calls here while the destination refuses many. Off.
+    pub throttle: Option<throttle::Config>,
     /// How critical calls are that do not say so, nor inherit it. None: they do not say.
     pub criticality: Option<Criticality>,
     /// What is delayed or failed on purpose. Nothing.
@@ -73,6 +78,8 @@ impl Default for Policy {
             retry_throttling: None,
             timeouts: Timeouts::default(),
             trust_request_headers: false,
+            rate_limit: None,
+            throttle: None,
             criticality: None,
             fault: None,
             protocol: Protocol::default(),

@@ -210,8 +210,7 @@ where
         let edge = Edge::new(peer, tls);
         let common = Arc::clone(&self.common);
         let seen = Arc::clone(&watch);
-        let handler =
-            Handler::new(self.stack, edge, peer.address(), seen, self.common, self.inbound);
+        let handler = Handler::new(self.stack, edge, peer.clone(), seen, self.common, self.inbound);
         let mut builder = http1::Builder::new();
         builder.max_header_size(limits.head).max_buf_size(limits.buffer);
         let connection = builder.serve_connection(TokioIo::new(gate), handler).with_upgrades();
@@ -242,8 +241,7 @@ where
         let edge = Edge::new(peer, tls);
         let common = Arc::clone(&self.common);
         let seen = Arc::clone(&watch);
-        let handler =
-            Handler::new(self.stack, edge, peer.address(), seen, self.common, self.inbound);
+        let handler = Handler::new(self.stack, edge, peer.clone(), seen, self.common, self.inbound);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

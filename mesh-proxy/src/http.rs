@@ -29,6 +29,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use mesh_core::{Error, ErrorKind};
 use mesh_tower::call::Begun;
+use mesh_tower::listen::Peer;
 use mesh_tower::server::{Admitted, Place, Waiting};
 use mesh_tower::telemetry::ServerMetrics;
 use mesh_tower::{Body, Channel, answer, clock};
@@ -72,7 +73,7 @@ pub(crate) struct Handler<S> {
     common: Arc<Common>,
     /// How calls are received; `None` on an outbound listener.
     inbound: Option<Arc<Inbound>>,
-    client: SocketAddr,
+    client: Peer,
 }
 
 /// What all connections of a worker share.
@@ -89,13 +90,13 @@ impl<S: Stack> Handler<S> {
     pub(crate) fn new(
         stack: S,
         edge: Edge,
-        client: SocketAddr,
+        client: Peer,
         watch: Arc<Watch>,
         common: Arc<Common>,
         inbound: Option<Arc<Inbound>>,
     ) -> Self {
         Self {
-            stack: RefCell::new(stack.of(client)),
+            stack: RefCell::new(stack.of(client.address())),
             edge,
             watch,
             count: Cell::new(0),
@@ -114,7 +115,7 @@ where
         let number = self.count.get() + 1;
         self.count.set(number);
         let http1 = request.version() != Version::HTTP_2;
-        let mut served = Served::begin(&self.common, &request, self.client);
+        let mut served = Served::begin(&self.common, &request, self.client.address());
         let close = self.common.draining.has_started();
         let checked = match self.watch.refusal(number).filter(|_| http1) {
             // Counted when the connection ends, as all that the gate finds.
@@ -128,7 +129,7 @@ where
             Err(refusal) => return self.refuse(&refusal, served, http1),
         };
         let received = match &self.inbound {
-            Some(own) => own.receive(&mut request, served.begun().started),
+            Some(own) => own.receive(&mut request, &self.client, served.begun().started),
             None => Ok(None),
         };
         let waiting = match received {

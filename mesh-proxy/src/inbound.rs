@@ -7,6 +7,7 @@
 //! | of the policy | here |
 //! |---|---|
 //! | `maxRequests`, `adaptiveConcurrency` | a call above the limit is refused with [`ErrorKind::Shed`](mesh_core::ErrorKind::Shed); a place is kept until the response body, or the upgraded connection, is over |
+//! | `rateLimit` | a call over it is refused with [`ErrorKind::RateLimited`](mesh_core::ErrorKind::RateLimited), before it takes a place |
 //! | `shedding` | such a call waits for a short time; the least critical is refused first |
 //! | `criticality` | told to the endpoint with calls that do not say, or are not believed |
 //! | `timeout` | the call's [`Expiry`]: up to the end of the response body, and told to the endpoint |
@@ -27,9 +28,12 @@ use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{
     EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout, parse_grpc_timeout,
 };
+use mesh_core::rate_limit::RateLimit;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::trace_context::TRACEPARENT;
 use mesh_core::{DestinationName, Error, Swap, Timestamp};
+use mesh_tower::listen::Peer;
+use mesh_tower::rate_limit;
 use mesh_tower::server::{Admission, Admitted};
 use mesh_tower::telemetry::ServerMetrics;
 use parking_lot::Mutex;
@@ -57,6 +61,7 @@ pub(crate) struct Inbound {
     /// Whether the policy asks anything of calls: spares the look at it.
     asks: AtomicBool,
     policy: Swap<ServerPolicy>,
+    rate_limit: Swap<Option<RateLimit>>,
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
 }
@@ -66,6 +71,7 @@ impl Inbound {
         Self {
             asks: asks(policy).into(),
             policy: Arc::clone(policy).into(),
+            rate_limit: Swap::new(policy.rate_limit.as_ref().map(RateLimit::new)),
             admission: Arc::new(Admission::new(policy)),
             metrics: Arc::clone(metrics),
         }
@@ -73,7 +79,12 @@ impl Inbound {
 
     /// Puts a policy in force, from the next call on.
     fn set(&self, policy: &Arc<ServerPolicy>) {
-        if **policy != *self.policy.load() {
+        let old = self.policy.get();
+        if **policy != *old {
+            // What buckets hold stays, unless the limit changes.
+            if policy.rate_limit != old.rate_limit {
+                self.rate_limit.store(policy.rate_limit.as_ref().map(RateLimit::new));
+            }
             self.policy.store_shared(Arc::clone(policy));
             self.admission.reconfigure(policy);
         }
@@ -89,17 +100,25 @@ impl Inbound {
     pub(crate) fn receive<B>(
         &self,
         request: &mut Request<B>,
+        peer: &Peer,
         started: Timestamp,
     ) -> Result<Option<Admitted>, Error> {
-        if self.asks.load(Relaxed) { self.apply(request, started) } else { Ok(None) }
+        if self.asks.load(Relaxed) { self.apply(request, peer, started) } else { Ok(None) }
     }
 
     fn apply<B>(
         &self,
         request: &mut Request<B>,
+        peer: &Peer,
         started: Timestamp,
     ) -> Result<Option<Admitted>, Error> {
         let policy = self.policy.load();
+        if policy.rate_limit.is_some()
+            && let Some(limit) = &*self.rate_limit.load()
+        {
+            rate_limit::inbound(limit, request, Some(peer), &self.metrics, started)
+                .inspect_err(|over| self.metrics.shed(over.kind()))?;
+        }
         let headers = request.headers_mut();
         if !policy.trust_callers {
             for name in CALLERS {
@@ -139,6 +158,7 @@ fn expiry<B>(request: &Request<B>, started: Timestamp) -> Option<Expiry> {
 
 fn asks(policy: &ServerPolicy) -> bool {
     policy.max_requests.is_some()
+        || policy.rate_limit.is_some()
         || policy.adaptive_concurrency.is_some()
         || policy.criticality.is_some()
         || policy.timeout.is_some()
@@ -214,6 +234,10 @@ mod tests {
         Inbound::new(&policy(change), Metrics::new().server())
     }
 
+    fn peer() -> Peer {
+        Peer::new(([127, 0, 0, 1], 1).into())
+    }
+
     fn request(fields: &[(&'static str, &str)]) -> Request<()> {
         let mut request = Request::new(());
         for (name, value) in fields {
@@ -238,7 +262,7 @@ mod tests {
     async fn a_policy_that_asks_nothing_leaves_a_call_alone() {
         let mut request = request(&TOLD);
         let place = inbound(|policy| policy.drain_timeout = MS)
-            .receive(&mut request, clock::now())
+            .receive(&mut request, &peer(), clock::now())
             .unwrap();
         assert!(place.is_none() && request.extensions().is_empty());
         assert_eq!(request.headers().len(), TOLD.len());
@@ -247,7 +271,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_an_untrusted_caller_neither_deadline_nor_trace_is_left() {
         let mut request = request(&TOLD);
-        inbound(|policy| policy.trust_callers = false).receive(&mut request, clock::now()).unwrap();
+        inbound(|policy| policy.trust_callers = false)
+            .receive(&mut request, &peer(), clock::now())
+            .unwrap();
         let left: Vec<_> = request.headers().keys().collect();
         assert_eq!(left, ["x-request-id"]);
     }
@@ -260,7 +286,7 @@ mod tests {
                 policy.trust_callers = trusted;
             });
             let mut request = request(&TOLD);
-            inbound.receive(&mut request, clock::now()).unwrap();
+            inbound.receive(&mut request, &peer(), clock::now()).unwrap();
             let expiry = request.extensions().get::<Expiry>().copied();
             assert_eq!(expiry, Some(Expiry(clock::now() + expected * MS)), "{trusted} {ours}");
         }
@@ -269,13 +295,13 @@ mod tests {
     #[test]
     fn shed_calls_are_counted_and_a_new_limit_counts_those_being_served() {
         let inbound = inbound(|policy| policy.max_requests = Some(2));
-        let _first = inbound.receive(&mut request(&[]), clock::now()).unwrap();
-        let second = inbound.receive(&mut request(&[]), clock::now()).unwrap();
+        let _first = inbound.receive(&mut request(&[]), &peer(), clock::now()).unwrap();
+        let second = inbound.receive(&mut request(&[]), &peer(), clock::now()).unwrap();
         inbound.set(&policy(|policy| policy.max_requests = Some(1)));
         drop(second);
-        assert!(inbound.receive(&mut request(&[]), clock::now()).is_err());
+        assert!(inbound.receive(&mut request(&[]), &peer(), clock::now()).is_err());
         inbound.set(&policy(|policy| policy.max_requests = Some(2)));
-        assert!(inbound.receive(&mut request(&[]), clock::now()).is_ok());
+        assert!(inbound.receive(&mut request(&[]), &peer(), clock::now()).is_ok());
         assert_eq!(inbound.metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::Shed, 1)]);
     }
 

@@ -214,6 +214,43 @@ async fn calls_above_the_limit_wait_and_the_least_critical_are_shed() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_answers_429_by_field_and_in_shadow_mode_only_counts() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let file = File::new("policy-rate", endpoint.address(), &[APP]);
+    let by_tenant = |enforced: u8| {
+        format!(
+            "rateLimit: {{ enforced: {enforced}, descriptors: [{{ \
+             entries: [{{ by: Header, name: x-tenant }}], \
+             tokenBucket: {{ maxTokens: 2, fillInterval: 1h }} }}] }}"
+        )
+    };
+    file.write(&[(OF_APP, &by_tenant(100))]);
+    let (proxy, addresses) = file.start(&[]).await;
+    let mut client = Client::connect(addresses[0]).await;
+    for _ in 0..2 {
+        assert!(client.get("x-tenant: a\r\n").await.starts_with("http/1.1 200"));
+    }
+    let answer = client.get("x-tenant: a\r\n").await;
+    assert!(answer.starts_with("http/1.1 429"), "{answer}");
+    assert!(answer.contains("x-envoy-ratelimited: true"), "{answer}");
+    assert!(answer.contains("details=\"rate_limited\""), "{answer}");
+    for fields in ["x-tenant: b\r\n", ""] {
+        assert!(client.get(fields).await.starts_with("http/1.1 200"), "{fields}");
+    }
+    assert_eq!(endpoint.calls(), 4, "what is refused never reaches the endpoint");
+
+    // What else changes leaves the buckets as they are.
+    file.write(&[(OF_APP, &format!("{}, timeout: 10s", by_tenant(100)))]);
+    proxy.reload().await.unwrap();
+    assert!(client.get("x-tenant: a\r\n").await.starts_with("http/1.1 429"));
+    file.write(&[(OF_APP, &by_tenant(0))]);
+    proxy.reload().await.unwrap();
+    for _ in 0..5 {
+        assert!(client.get("x-tenant: a\r\n").await.starts_with("http/1.1 200"));
+    }
+}
+
+#[tokio::test]
 async fn a_limit_that_adapts_begins_low() {
     let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
     let file = File::new("policy-adaptive", endpoint.address(), &[APP]);

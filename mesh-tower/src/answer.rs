@@ -13,12 +13,16 @@
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use mesh_core::{Error, GrpcCode};
+use mesh_core::{Error, ErrorKind, GrpcCode};
 use std::fmt::Write;
 
 /// The field by which an intermediary explains an answer of its own (RFC 9209).
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
+/// By which a caller knows not to try again (Envoy "Router").
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -52,6 +56,11 @@ pub fn response<B: From<Bytes>>(error: &Error, grpc: bool) -> Response<B> {
         response
     };
     response.headers_mut().insert(PROXY_STATUS, proxy_status(error));
+    match error.kind() {
+        ErrorKind::RateLimited => response.headers_mut().insert(RATE_LIMITED, TRUE),
+        ErrorKind::Overflow => response.headers_mut().insert(OVERLOADED, TRUE),
+        _ => None,
+    };
     response
 }
 
@@ -121,7 +130,6 @@ fn percent_encode(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_core::ErrorKind;
 
     #[test]
     fn every_kind_answers_in_both_protocols() {
@@ -130,6 +138,10 @@ mod tests {
             let http = response::<Bytes>(&error, false);
             assert_eq!(http.status(), kind.status());
             assert!(is_ours(&http), "{kind:?}");
+            let told = http.headers().contains_key("x-envoy-ratelimited");
+            assert_eq!(told, kind == ErrorKind::RateLimited);
+            let told = http.headers().contains_key("x-envoy-overloaded");
+            assert_eq!(told, kind == ErrorKind::Overflow);
             assert_eq!(
                 http.body(),
                 &Bytes::from(format!("{}: because (after 3 attempts)\n", kind.flag()))

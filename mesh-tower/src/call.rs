@@ -15,6 +15,7 @@ use crate::call_options::CallOptions;
 use crate::clock;
 use crate::deadline::Sent;
 use crate::destination::Destination;
+use crate::guard::Guard;
 use crate::telemetry::DestinationMetrics;
 use http::Request;
 use mesh_core::deadline::Expiry;
@@ -297,6 +298,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How long its first attempts take, once a policy hedges by that.
     pub(crate) latencies: OnceLock<Box<Latencies>>,
+    /// Its rate limit and throttle.
+    pub(crate) guard: Guard,
     /// Where it is counted.
     pub metrics: Arc<DestinationMetrics>,
 }

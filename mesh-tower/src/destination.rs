@@ -18,6 +18,7 @@ pub use self::state::{DestinationState, EndpointView};
 use crate::call::{Call, Shared};
 use crate::clock;
 use crate::connect::{self, Caps, Connections, Protocol};
+use crate::guard::Guard;
 use crate::health_check::Checks;
 use crate::telemetry::{BreakerState, DestinationMetrics};
 use crate::workers::Workers;
@@ -131,6 +132,7 @@ impl Destination {
             throttling: Throttling::new(),
             limits: Limits::new(&policy.limits),
             latencies: OnceLock::new(),
+            guard: Guard::new(policy),
             metrics,
         });
         let destination = Arc::new(Self {
@@ -212,6 +214,7 @@ impl Destination {
             // Who takes calls already does so until checks say otherwise.
             self.checks.follow(self, &set, policy, true, |_| false);
         }
+        self.shared.guard.reconfigure(&old, policy);
         self.shared.limits.reconfigure(&policy.limits);
         self.shared.budget.reconfigure(&policy.budget);
     }

@@ -6,6 +6,10 @@
 //!
 //! A call is in flight from `call` to the end of its response body, or until either is dropped.
 //!
+//! Before it counts, the rate limit and the throttle of the destination are asked, where the policy
+//! has them: `rateLimit` refuses with [`ErrorKind::RateLimited`], `throttle` with
+//! [`ErrorKind::Shed`].
+//!
 //! Units: calls. Default: 65,536, since a cap that is met by accident is an outage.
 //! Metrics: `mesh.shed` with `mesh.flag` = `upstream_overflow`.
 //! Order: above retry, so that a call counts once, whatever its attempts.
@@ -32,6 +36,7 @@
 //! ```
 
 use crate::call::{self, Call};
+use crate::guard::{self, Asked};
 use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -108,18 +113,23 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let pinned = call::pinned(&request);
+        let asked = match pinned.map_or(Ok(None), |call| guard::ask(call, &request)) {
+            Ok(asked) => asked,
+            Err(refusal) => return ResponseFuture::refused(refusal),
+        };
         let limits = pinned.and_then(Call::limits).unwrap_or(&self.limits);
         match limits.acquire(Kind::Request) {
             Ok(permit) => ResponseFuture {
                 inner: Some(self.inner.call(request)),
                 permit: Some(permit),
+                asked,
                 refusal: None,
             },
             Err(overflow) => {
                 if let Some(metrics) = pinned.and_then(Call::metrics).or(self.metrics.as_ref()) {
                     metrics.shed(ErrorKind::Overflow);
                 }
-                ResponseFuture { inner: None, permit: None, refusal: Some(refused(&overflow)) }
+                ResponseFuture::refused(refused(&overflow))
             }
         }
     }
@@ -130,13 +140,21 @@ fn refused(overflow: &Overflow) -> Error {
 }
 
 pin_project! {
-    /// The inner answer, or [`ErrorKind::Overflow`].
+    /// The inner answer, or [`ErrorKind::Overflow`], or the refusal of a rate limit or
+    /// a throttle.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
         inner: Option<F>,
         permit: Option<Permit>,
+        asked: Option<Box<Asked>>,
         refusal: Option<Error>,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    const fn refused(refusal: Error) -> Self {
+        Self { inner: None, permit: None, asked: None, refusal: Some(refusal) }
     }
 }
 
@@ -156,7 +174,14 @@ where
                 None => Poll::Pending,
             };
         };
-        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
+        let answer = ready!(inner.poll(cx)).map_err(Into::into);
+        if let Some(asked) = this.asked.take() {
+            match &answer {
+                Ok(response) => asked.answered(response),
+                Err(error) => asked.failed(error),
+            }
+        }
+        let response = answer?;
         let permit = this.permit.take().filter(|_| !response.body().is_end_stream());
         Poll::Ready(Ok(response.map(|inner| Body { inner, permit })))
     }

@@ -25,7 +25,6 @@ const NOT_YET: &[&str] = &[
     "localityLbConfig",
     "localityLbPolicy",
     "mirror",
-    "rateLimit",
     "sessionPersistence",
     "slowStart",
     "subset",

@@ -2,7 +2,7 @@
 
 use super::span;
 use crate::criticality::Criticality;
-use crate::{concurrency, shed};
+use crate::{concurrency, rate_limit, shed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -25,6 +25,10 @@ pub struct ServerPolicy {
     /// the least critical first. Needs a limit. Off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shedding: Option<shed::Config>,
+    /// How many calls may come in a span of time; refused with 429, or RESOURCE_EXHAUSTED for gRPC.
+    /// Not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<rate_limit::Config>,
     /// How critical a call is that does not say so, or is not believed: what an overload sheds
     /// first. As `Critical`, without telling further hops.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +68,7 @@ impl Default for ServerPolicy {
             max_requests: None,
             adaptive_concurrency: None,
             shedding: None,
+            rate_limit: None,
             criticality: None,
             timeout: None,
             trust_callers: true,

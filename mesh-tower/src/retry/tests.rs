@@ -384,6 +384,7 @@ async fn retries_at_once_may_be_a_share_of_the_calls_at_once() {
     let shared = Arc::new(Shared {
         budget: Budget::default(),
         throttling: Throttling::new(),
+        guard: crate::guard::Guard::new(&Policy::default()),
         limits: limits.clone(),
         metrics: Metrics::new().destination("inventory"),
         latencies: OnceLock::new(),
@@ -590,6 +591,7 @@ async fn pinned_policy_budget_and_metrics_win() {
     let shared = Arc::new(Shared {
         budget: Budget::new(&budget),
         throttling: Throttling::new(),
+        guard: crate::guard::Guard::new(&Policy::default()),
         limits: Limits::default(),
         metrics: metrics.clone(),
         latencies: OnceLock::new(),
@@ -618,6 +620,7 @@ async fn retries_at_once_are_limited_if_the_policy_says_so() {
     let shared = Arc::new(Shared {
         budget: Budget::default(),
         throttling: Throttling::new(),
+        guard: crate::guard::Guard::new(&Policy::default()),
         limits: limits.clone(),
         metrics: Metrics::new().destination("inventory"),
         latencies: OnceLock::new(),

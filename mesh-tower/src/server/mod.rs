@@ -4,7 +4,7 @@
 //!
 //! 1. reads the caller's deadline (`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`), criticality
 //!    (`x-mesh-criticality`) and trace (`traceparent`, `tracestate`, `baggage`), and refuses what
-//!    came too late;
+//!    came too late, or is over a rate limit ([`rate_limit`](crate::rate_limit));
 //! 2. takes a place among those being served, or waits for one, or sheds ([`Admission`]);
 //! 3. polls the handler inside a [`Context`] and a SERVER span, so that the calls it makes
 //!    inherit the remaining time, the criticality and the trace, and drops it when the deadline
@@ -39,12 +39,13 @@ pub use mesh_core::config::ServerPolicy as Config;
 use crate::listen::Peer;
 use crate::report::Reports;
 use crate::telemetry::{Metrics, ServerMetrics};
-use crate::{BoxError, clock, fields};
+use crate::{BoxError, clock, fields, rate_limit};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
 use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{self, EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT};
+use mesh_core::rate_limit::RateLimit;
 use mesh_core::trace_context::{TRACEPARENT, TraceContext};
 use mesh_core::{Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
@@ -82,6 +83,7 @@ pub struct ServerLayer {
 #[derive(Debug)]
 struct Shared {
     config: Config,
+    rate_limit: Option<RateLimit>,
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
     reports: Arc<Reports>,
@@ -99,7 +101,9 @@ impl ServerLayer {
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
         let metrics = metrics.server().clone();
         let admission = Arc::new(Admission::new(&config));
-        Self { shared: Arc::new(Shared { config, admission, metrics, reports: Arc::default() }) }
+        let rate_limit = config.rate_limit.as_ref().map(RateLimit::new);
+        let reports = Arc::default();
+        Self { shared: Arc::new(Shared { config, rate_limit, admission, metrics, reports }) }
     }
 
     /// What it tells callers of its load, shared by its clones. The application may add how busy it
@@ -129,6 +133,17 @@ impl Default for ServerLayer {
 }
 
 impl Shared {
+    /// Why the request is refused, if it is over a rate limit.
+    fn over_rate<B>(
+        &self,
+        request: &Request<B>,
+        context: &Context,
+        now: Timestamp,
+    ) -> Option<Error> {
+        let limit = self.rate_limit.as_ref()?;
+        rate_limit::inbound(limit, request, context.peer.as_ref(), &self.metrics, now).err()
+    }
+
     /// Answers before the handler has seen the request.
     fn refuse<S, R>(&self, record: Record, refusal: Error) -> ResponseFuture<S, R>
     where
@@ -172,6 +187,7 @@ where
         let shared = &*self.shared;
         let now = clock::now();
         let (context, refusal) = read(&shared.config, &request, now);
+        let refusal = refusal.or_else(|| shared.over_rate(&request, &context, now));
         let expiry = context.expiry;
         let criticality = context.criticality.unwrap_or_default();
         let mut record = Record::new(shared, &request, now, context);

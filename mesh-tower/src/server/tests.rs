@@ -401,6 +401,43 @@ async fn a_request_that_waits_in_vain_is_answered_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_over_a_rate_limit_is_refused_before_it_takes_a_place() {
+    use crate::rate_limit::{By, Descriptor, Entry, TokenBucket};
+    let rate = TokenBucket::new(2, 1, 1000 * MS);
+    let by_address = Descriptor::new([Entry::by(By::RemoteAddress)], rate);
+    let layer = layer(|config| {
+        let mut limit = mesh_core::rate_limit::Config::default();
+        limit.descriptors = vec![by_address];
+        config.rate_limit = Some(limit);
+    });
+    let (service, calls) = counted();
+    let service = layer.layer(service);
+    let send = async |mut request: Request<()>, last: u8| {
+        request.extensions_mut().insert(Peer::new(([127, 0, 0, last], 7).into()));
+        let Ok(response) = service.clone().oneshot(request).await;
+        response
+    };
+    for _ in 0..2 {
+        assert_eq!(send(request(&[]), 1).await.status(), 200);
+    }
+    let refused = send(request(&[]), 1).await;
+    assert_eq!((refused.status().as_u16(), layer.serving()), (429, 0));
+    assert_eq!(refused.headers()["x-envoy-ratelimited"], "true");
+    assert_eq!(
+        refused.headers()["proxy-status"],
+        "mesh; error=http_request_denied; details=\"rate_limited\""
+    );
+    let refused = send(grpc(&[]), 1).await;
+    assert_eq!(code(&refused), Some(GrpcCode::RESOURCE_EXHAUSTED));
+    assert_eq!(send(request(&[]), 2).await.status(), 200, "each address has a bucket");
+    tokio::time::advance(1000 * MS).await;
+    assert_eq!(send(request(&[]), 1).await.status(), 200);
+    assert_eq!(calls.load(SeqCst), 4, "what is refused never reaches the handler");
+    assert_eq!(layer.shared.metrics.rate_limits(), [(false, 0), (true, 2)]);
+    assert_eq!(layer.shared.metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::RateLimited, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_keeps_the_contract_of_layers() {
     let layer = layer(|config| config.timeout = Some(3600 * 1000 * MS));
     let response = || Response::new(Full::<Bytes>::default());

@@ -23,6 +23,8 @@
 //! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
 //! | `mesh.fault.delays`, `mesh.fault.aborts` | `mesh.destination` | calls delayed, and calls failed, on purpose |
 //! | `mesh.mirror.copies`, `mesh.mirror.dropped` | `mesh.destination` | copies of requests sent there, and copies given up before |
+//! | `mesh.ratelimit.denied` | `mesh.destination`, `mesh.enforced` | calls over a rate limit; those not enforced passed |
+//! | `mesh.server.ratelimit.denied` | `mesh.enforced` | requests over a rate limit; the same |
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
 //!
@@ -212,6 +214,7 @@ pub struct DestinationMetrics {
     mirrors_dropped: AtomicU64,
     breaker: [AtomicU64; BreakerState::ALL.len()],
     shed: ByKind,
+    rate_limited: RateLimited,
     observe: Mutex<Option<Weak<dyn Observe>>>,
 }
 
@@ -267,6 +270,7 @@ impl DestinationMetrics {
             mirrors_dropped: AtomicU64::new(0),
             breaker: Default::default(),
             shed: ByKind::default(),
+            rate_limited: RateLimited::default(),
             observe: Mutex::new(None),
         }
     }
@@ -363,6 +367,17 @@ impl DestinationMetrics {
     /// A call was refused before it was sent.
     pub fn shed(&self, kind: ErrorKind) {
         self.shed.add(kind);
+    }
+
+    /// A call was over a rate limit, which was enforced or not.
+    pub fn rate_limited(&self, enforced: bool) {
+        self.rate_limited.add(enforced);
+    }
+
+    /// How many calls were over a rate limit: those that passed, and those that were refused.
+    #[must_use]
+    pub fn rate_limits(&self) -> [(bool, u64); 2] {
+        self.rate_limited.each()
     }
 
     /// Who knows the state behind the gauges. The last one asked is asked; one that is gone
@@ -464,6 +479,7 @@ pub struct ServerMetrics {
     pub(super) http: Grid,
     pub(super) rpc: Codes,
     shed: ByKind,
+    rate_limited: RateLimited,
     handshakes: [AtomicU64; Handshake::ALL.len()],
 }
 
@@ -483,6 +499,17 @@ impl ServerMetrics {
         self.shed.add(kind);
     }
 
+    /// A request was over a rate limit, which was enforced or not.
+    pub fn rate_limited(&self, enforced: bool) {
+        self.rate_limited.add(enforced);
+    }
+
+    /// How many requests were over a rate limit: those that passed, and those that were refused.
+    #[must_use]
+    pub fn rate_limits(&self) -> [(bool, u64); 2] {
+        self.rate_limited.each()
+    }
+
     /// A TLS handshake ended.
     pub fn handshake_ended(&self, how: Handshake) {
         self.handshakes[how as usize].fetch_add(1, Relaxed);
@@ -496,6 +523,21 @@ impl ServerMetrics {
     /// How often requests were refused, by kind; kinds that never occurred are left out.
     pub fn sheds(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
         self.shed.each()
+    }
+}
+
+/// What was over a rate limit: not enforced, enforced.
+#[derive(Debug, Default)]
+struct RateLimited([AtomicU64; 2]);
+
+impl RateLimited {
+    fn add(&self, enforced: bool) {
+        self.0[usize::from(enforced)].fetch_add(1, Relaxed);
+    }
+
+    fn each(&self) -> [(bool, u64); 2] {
+        let [shadow, enforced] = &self.0;
+        [(false, shadow.load(Relaxed)), (true, enforced.load(Relaxed))]
     }
 }
 

@@ -133,6 +133,17 @@ impl Collector for MetricsCollector {
         for (kind, count) in self.metrics.server().sheds() {
             counter(&mut shed, &vec![("mesh_flag", kind.flag())], count)?;
         }
+        let mut limited = encoder.encode_descriptor(
+            "mesh_server_ratelimit_denied",
+            "Requests over a rate limit; those not enforced passed",
+            None,
+            MetricType::Counter,
+        )?;
+        for (enforced, count) in
+            self.metrics.server().rate_limits().into_iter().filter(|(_, n)| *n > 0)
+        {
+            counter(&mut limited, &vec![("mesh_enforced", word(enforced))], count)?;
+        }
         let mut handshakes = encoder.encode_descriptor(
             "mesh_tls_handshakes",
             "TLS handshakes of callers by result",
@@ -279,6 +290,18 @@ fn counters(
         }
     }
     let mut family = encoder.encode_descriptor(
+        "mesh_ratelimit_denied",
+        "Calls over a rate limit; those not enforced passed",
+        None,
+        MetricType::Counter,
+    )?;
+    for destination in destinations {
+        for (enforced, count) in destination.rate_limits().into_iter().filter(|(_, n)| *n > 0) {
+            let labels = vec![named(destination), ("mesh_enforced", word(enforced))];
+            counter(&mut family, &labels, count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
         "mesh_shed",
         "Calls refused before they were sent",
         None,
@@ -290,6 +313,10 @@ fn counters(
         }
     }
     Ok(())
+}
+
+const fn word(truth: bool) -> &'static str {
+    if truth { "true" } else { "false" }
 }
 
 fn gauges(

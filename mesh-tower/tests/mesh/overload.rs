@@ -5,10 +5,11 @@ use axum::{Router, routing::get};
 use http::{HeaderMap, Request, StatusCode};
 use mesh_tower::criticality::{CRITICALITY, Criticality};
 use mesh_tower::server::ServerLayer;
-use mesh_tower::{Body, CallOptions, Error, Listener, Mesh};
+use mesh_tower::{Body, CallOptions, Error, ErrorKind, Listener, Mesh};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use testkit::endpoint::{Reply, ScriptedEndpoint};
 use testkit::until;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -89,6 +90,52 @@ async fn at_three_times_what_it_can_serve_a_server_sheds_the_least_critical() {
     }
     assert_eq!(entered.load(Relaxed), 2 * PLACES, "what was shed never reached the handler");
     until("all places are free", || (layer.serving(), layer.waiting()) == (0, 0)).await;
+}
+
+#[tokio::test]
+async fn calls_over_the_rate_limit_of_a_policy_fail_before_they_are_sent() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let limit = "rateLimit: { tokenBucket: { maxTokens: 3, fillInterval: 1h } }";
+    let mesh = mesh(&format!("{}{}", policy(limit), service("back", &[endpoint.address()])));
+    for _ in 0..3 {
+        assert_eq!(ask(&mesh, CallOptions::new()).await.expect("an answer"), StatusCode::OK);
+    }
+    let error = ask(&mesh, CallOptions::new()).await.expect_err("over the limit");
+    assert_eq!((error.kind(), error.flag()), (ErrorKind::RateLimited, "rate_limited"), "{error}");
+    assert_eq!((error.destination(), error.attempts()), (Some("back"), 0), "{error}");
+    assert!(!error.is_retryable());
+    assert_eq!(endpoint.calls(), 3);
+    let metrics = mesh.metrics().destination("back");
+    assert_eq!(metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::RateLimited, 1)]);
+    assert_eq!(metrics.rate_limits(), [(false, 0), (true, 1)]);
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_asks_less_for_that_criticality_only() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(503)).await;
+    endpoint.plan(|_, head| {
+        let sheddable = head.headers.get(CRITICALITY).is_some_and(|told| told == "SHEDDABLE");
+        Reply::status(if sheddable { 503 } else { 200 })
+    });
+    let throttle = "throttle: { window: 1h }, retry: { attempts: 0 }, \
+                    outlier: { consecutive5xx: 0 }";
+    let mesh = mesh(&format!("{}{}", policy(throttle), service("back", &[endpoint.address()])));
+    let mut refused = 0;
+    for _ in 0..100 {
+        let low = CallOptions::new().criticality(Criticality::Sheddable);
+        match ask(&mesh, low).await {
+            Ok(status) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Shed, "{error}");
+                assert!(error.message().starts_with("throttled here"), "{error}");
+                refused += 1;
+            }
+        }
+        assert_eq!(ask(&mesh, CallOptions::new()).await.expect("an answer"), StatusCode::OK);
+    }
+    // Of 100 calls none is accepted: the nth is sent with probability 1/n, about 5 in all.
+    assert!((80..100).contains(&refused), "{refused} of 100 were refused here");
+    assert_eq!(endpoint.calls(), 200 - refused);
 }
 
 #[tokio::test]

@@ -164,6 +164,7 @@ impl Compiler<'_> {
         let mut policy: Policy = de::read(&whole, &mut self.problems).unwrap_or_default();
         let origins = origins(&self.documents.sources, merged);
         self.check_pick(&policy.pick, merged);
+        overload::traffic(&policy, merged, &mut self.problems);
         self.invalid(merged, "outlier", policy.outlier.problems());
         if let Some(check) = &policy.health_check {
             self.invalid(merged, "healthCheck", check.problems());

@@ -1,0 +1,127 @@
+//! Guard: what refuses a call before it leaves, for the sake of its destination.
+//!
+//! | | refuses | with |
+//! |---|---|---|
+//! | rate limit | what exceeds `rateLimit` of the policy | [`ErrorKind::RateLimited`] |
+//! | throttle | a share of the calls, while the destination takes few on | [`ErrorKind::Shed`] |
+//!
+//! The destination took a call on if it answered, and not with 429, 503, `RESOURCE_EXHAUSTED` or
+//! `UNAVAILABLE`; a call that failed on its way, or ran out of time, was not taken on. A call that
+//! its caller gave up says nothing, and counts as taken on.
+//!
+//! Cost: two looks at the policy where neither is on. A box per call where throttling is.
+//! Algorithms: [`mesh_core::rate_limit`], [`mesh_core::throttle`].
+
+use crate::call::Call;
+use crate::{clock, rate_limit};
+use http::{Request, Response, StatusCode};
+use mesh_core::criticality::{CRITICALITY, Criticality};
+use mesh_core::rate_limit::RateLimit;
+use mesh_core::throttle::Throttle;
+use mesh_core::{Error, ErrorKind, GrpcCode, Policy, Swap};
+use std::fmt;
+use std::sync::Arc;
+
+/// The state of one destination.
+pub(crate) struct Guard {
+    rate_limit: Swap<Option<RateLimit>>,
+    throttle: Swap<Option<Arc<Throttle>>>,
+}
+
+impl Guard {
+    /// Nothing asked yet.
+    pub(crate) fn new(policy: &Policy) -> Self {
+        Self { rate_limit: Swap::new(limit(policy)), throttle: Swap::new(throttle(policy)) }
+    }
+
+    /// Takes over a policy. What was counted stays, unless its settings change.
+    pub(crate) fn reconfigure(&self, old: &Policy, new: &Policy) {
+        if old.rate_limit != new.rate_limit {
+            self.rate_limit.store(limit(new));
+        }
+        if old.throttle != new.throttle {
+            self.throttle.store(throttle(new));
+        }
+    }
+}
+
+fn limit(policy: &Policy) -> Option<RateLimit> {
+    policy.rate_limit.as_ref().map(RateLimit::new)
+}
+
+fn throttle(policy: &Policy) -> Option<Arc<Throttle>> {
+    policy.throttle.as_ref().map(|config| Arc::new(Throttle::new(config)))
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
+/// Asks whether a call may leave; what is returned is to be told how it ended.
+pub(crate) fn ask<B>(call: &Call, request: &Request<B>) -> Result<Option<Box<Asked>>, Error> {
+    let policy = &call.policy;
+    if policy.rate_limit.is_none() && policy.throttle.is_none() {
+        return Ok(None);
+    }
+    let Some(shared) = call.shared.as_deref() else { return Ok(None) };
+    let checked = match &*shared.guard.rate_limit.load() {
+        Some(limit) => rate_limit::outbound(limit, request, &shared.metrics),
+        None => Ok(()),
+    };
+    let asked = checked.and_then(|()| match &*shared.guard.throttle.load() {
+        Some(throttle) => Asked::begin(throttle, request).map(Some),
+        None => Ok(None),
+    });
+    asked.inspect_err(|refusal| shared.metrics.shed(refusal.kind())).map_err(|refusal| match &call
+        .destination
+    {
+        Some(destination) => refusal.with_destination(destination.label().clone()),
+        None => refusal,
+    })
+}
+
+/// A call that throttling counts.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    throttle: Arc<Throttle>,
+    level: Criticality,
+    accepted: bool,
+}
+
+impl Asked {
+    fn begin<B>(throttle: &Arc<Throttle>, request: &Request<B>) -> Result<Box<Self>, Error> {
+        let told = request.headers().get(CRITICALITY);
+        let told = told.and_then(|told| Criticality::parse(told.as_bytes()));
+        let level = told.unwrap_or_default();
+        if throttle.ask(level, clock::now(), &mut || fastrand::u64(..)) {
+            return Ok(Box::new(Self { throttle: throttle.clone(), level, accepted: true }));
+        }
+        let why = "throttled here: the destination refuses most calls of this criticality";
+        Err(Error::new(ErrorKind::Shed, why))
+    }
+
+    /// The destination answered.
+    pub(crate) fn answered<B>(mut self: Box<Self>, response: &Response<B>) {
+        let refused = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        let code = GrpcCode::from_headers(response.headers());
+        let busy = [GrpcCode::RESOURCE_EXHAUSTED, GrpcCode::UNAVAILABLE];
+        self.accepted =
+            !refused.contains(&response.status()) && code.is_none_or(|code| !busy.contains(&code));
+    }
+
+    /// The call failed.
+    pub(crate) fn failed(mut self: Box<Self>, error: &Error) {
+        // What never got as far as an endpoint is no word of the destination.
+        self.accepted = error.failure().is_none();
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if self.accepted {
+            self.throttle.accepted(self.level, clock::now());
+        }
+    }
+}

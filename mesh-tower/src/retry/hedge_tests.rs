@@ -333,6 +333,7 @@ async fn each_attempt_avoids_the_endpoints_of_the_others() {
     let shared = Shared {
         budget: Budget::default(),
         throttling: Throttling::new(),
+        guard: crate::guard::Guard::new(&Policy::default()),
         limits: Limits::default(),
         metrics: Metrics::new().destination("inventory"),
         latencies: std::sync::OnceLock::new(),

@@ -193,7 +193,7 @@ spec:
     splitExternalLocalOriginErrors: true
     baseEjectionTime: {ejection}
     interval: {sweep}
-  pick: {{ ewma: {{ decay: {decay} }} }}
+  pick: {{ policy: PeakEwma, ewma: {{ decay: {decay} }} }}
 "
     )
 }

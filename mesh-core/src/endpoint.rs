@@ -7,7 +7,7 @@
 
 use crate::health::{Breaker, EndpointState, Health, Standing, StateKind, Tally};
 use crate::limit::{self, Limits};
-use crate::load::Load;
+use crate::load::{Load, Recent};
 use crate::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -262,14 +262,14 @@ pub struct Endpoint<C = ()> {
 impl<C> Endpoint<C> {
     /// An endpoint outside of any set.
     pub fn new(id: EndpointId, connections: C) -> Self {
-        Self::in_set(id, connections, &Tally::default())
+        Self::in_set(id, connections, &Tally::default(), &Arc::default())
     }
 
-    fn in_set(id: EndpointId, connections: C, tally: &Tally) -> Self {
+    fn in_set(id: EndpointId, connections: C, tally: &Tally, recent: &Arc<Recent>) -> Self {
         Self {
             connections,
             id,
-            load: Load::new(),
+            load: Load::in_set(recent.clone()),
             health: Health::new(tally.clone()),
             breaker: Breaker::new(tally.clone()),
             limits: Limits::new(&limit::Config::unlimited()),
@@ -359,11 +359,16 @@ impl<C> Clone for Member<C> {
 pub struct EndpointSet<C = ()> {
     members: Arc<[Member<C>]>,
     tally: Tally,
+    recent: Arc<Recent>,
 }
 
 impl<C> Clone for EndpointSet<C> {
     fn clone(&self) -> Self {
-        Self { members: self.members.clone(), tally: self.tally.clone() }
+        Self {
+            members: self.members.clone(),
+            tally: self.tally.clone(),
+            recent: self.recent.clone(),
+        }
     }
 }
 
@@ -377,7 +382,7 @@ impl<C> EndpointSet<C> {
     /// A set without endpoints.
     #[must_use]
     pub fn empty() -> Self {
-        Self { members: Arc::new([]), tally: Tally::default() }
+        Self { members: Arc::new([]), tally: Tally::default(), recent: Arc::default() }
     }
 
     /// The endpoints, lowest priority number first, otherwise as discovery gave them.
@@ -394,6 +399,10 @@ impl<C> EndpointSet<C> {
 
     pub(crate) const fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    pub(crate) const fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// The set after discovery has spoken. `make` is called for each added endpoint, and for each
@@ -420,7 +429,8 @@ impl<C> EndpointSet<C> {
                 continue;
             }
             let fresh = |spec: &EndpointSpec, connections| {
-                let endpoint = Endpoint::in_set(spec.id.clone(), connections, &self.tally);
+                let (tally, recent) = (&self.tally, &self.recent);
+                let endpoint = Endpoint::in_set(spec.id.clone(), connections, tally, recent);
                 if in_use {
                     endpoint.health.set_joined();
                 }
@@ -456,7 +466,8 @@ impl<C> EndpointSet<C> {
             change.removed.push(member.spec.id.clone());
         }
         members.sort_by_key(|member| member.spec.priority);
-        (Self { members: members.into(), tally: self.tally.clone() }, change)
+        let (tally, recent) = (self.tally.clone(), self.recent.clone());
+        (Self { members: members.into(), tally, recent }, change)
     }
 }
 

@@ -173,18 +173,15 @@ impl Ticket {
     fn observe(&self, now: Timestamp) {
         let policy = &self.call.policy;
         let took = now.since(self.started);
-        self.endpoint.load().observe(now, took, &policy.pick.ewma);
+        policy.pick.succeeded(self.endpoint.load(), now, took);
         if policy.outlier.enforcing_latency > 0 {
             self.destination.observe_latency(&self.endpoint, took);
         }
     }
 
     fn fail(&mut self, now: Timestamp, outcome: Outcome, headers: Option<&HeaderMap>) {
-        let config = &self.call.policy.pick.ewma;
-        let penalty = headers
-            .and_then(|headers| pushback::server_delay(headers, clock::wall()))
-            .unwrap_or(config.failure_penalty);
-        self.endpoint.load().penalize(now, penalty, config);
+        let delay = headers.and_then(|headers| pushback::server_delay(headers, clock::wall()));
+        self.call.policy.pick.failed(self.endpoint.load(), now, delay);
         self.decide(now, outcome);
     }
 

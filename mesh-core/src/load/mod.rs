@@ -1,5 +1,8 @@
 //! Load: what an endpoint costs now, as the picker compares it.
 //!
+//! Two measures, of which the policy in use keeps one: the *expected wait* of our default
+//! (`load/wait.rs`, the formula is with [`Load::expected_wait`]), and *peak EWMA*, which follows.
+//!
 //! On completion with latency `r`, with estimate `E`, the span `Δ` since the last one, and decay
 //! `τ`:
 //!
@@ -22,18 +25,25 @@
 //!
 //! Source: Finagle `PeakEwma`; linkerd2-proxy's load biaser for the penalty.
 
+mod capacity;
+mod recent;
 pub mod report;
 mod reporter;
+mod wait;
 
+pub(crate) use recent::{Recent, Seat};
 pub use report::Report;
 pub use reporter::Reporter;
 
 use crate::Timestamp;
 use crate::config::span;
+use capacity::Capacity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use wait::Wait;
 
 /// The longest penalty, whoever asks for it.
 pub const MAX_PENALTY: Duration = Duration::from_secs(300);
@@ -76,13 +86,31 @@ pub struct Load {
     in_flight: AtomicU32,
     /// A [`Sample`]; 0 until the first look.
     ewma: AtomicU64,
+    wait: Wait,
+    capacity: Capacity,
+    /// A [`Seat`]: where it was picked last.
+    seat: AtomicU64,
+    /// Shared by its set; none outside of any.
+    recent: Option<Arc<Recent>>,
 }
 
 impl Load {
     /// No attempt in flight, nothing known.
     #[must_use]
     pub const fn new() -> Self {
-        Self { in_flight: AtomicU32::new(0), ewma: AtomicU64::new(0) }
+        Self {
+            in_flight: AtomicU32::new(0),
+            ewma: AtomicU64::new(0),
+            wait: Wait::new(),
+            capacity: Capacity::new(),
+            seat: AtomicU64::new(0),
+            recent: None,
+        }
+    }
+
+    /// As [`Load::new`], in a set.
+    pub(crate) fn in_set(recent: Arc<Recent>) -> Self {
+        Self { recent: Some(recent), ..Self::new() }
     }
 
     /// Attempts in flight.
@@ -151,6 +179,116 @@ impl Load {
                 initial.max(FLOOR)
             }
         }
+    }
+
+    /// A success, for the expected wait.
+    pub fn succeeded(&self, now: Timestamp, latency: Duration) {
+        self.wait.succeeded(now, latency, self.average());
+        if let Some(recent) = &self.recent {
+            recent.succeeded(latency);
+            recent.heard(Seat::from_bits(self.seat.load(Relaxed)), now);
+        }
+    }
+
+    /// A failure or timeout, for the expected wait.
+    pub fn failed(&self, now: Timestamp) {
+        self.wait.failed(now);
+    }
+
+    /// The endpoint has said this of itself, with a response or asked by a probe.
+    pub fn reported(&self, now: Timestamp, report: &Report) {
+        self.wait.told(now, report);
+        self.capacity.told(now, report);
+        if let Some(recent) = &self.recent
+            && report.in_flight.is_some()
+        {
+            recent.reported(now);
+            recent.heard(Seat::from_bits(self.seat.load(Relaxed)), now);
+        }
+    }
+
+    /// A probe was answered with this report after this time. Where round trips are long, no more
+    /// probes are asked for.
+    pub fn probed(&self, now: Timestamp, report: &Report, round_trip: Duration) {
+        self.reported(now, report);
+        if let Some(recent) = &self.recent {
+            recent.probed(round_trip);
+        }
+    }
+
+    /// A probe was not answered within the time that others took: what the endpoint said before
+    /// is not believed any more.
+    pub fn unanswered(&self) {
+        self.wait.did_not_say();
+    }
+
+    /// A policy has picked it, there.
+    pub(crate) fn picked(&self, now: Timestamp, seat: Seat) {
+        self.sit(seat);
+        self.wait.picked(now, self.in_flight());
+    }
+
+    /// A policy looks for it there when it is heard of.
+    pub(crate) fn sit(&self, seat: Seat) {
+        if self.seat.load(Relaxed) != seat.bits() {
+            self.seat.store(seat.bits(), Relaxed);
+        }
+    }
+
+    /// `(in flight + 1) × service time + 1 s × error share`, in seconds, by what was seen from
+    /// here: the service time is the average of logarithms of the latencies of successes (0.7 old,
+    /// 0.3 new), at least the time since the last answer while attempts are pending; the error
+    /// share moves by a tenth at each outcome, and fades within some 20 s. A share of 1 costs 25
+    /// average latencies of the set if that is longer than 1 s.
+    #[must_use]
+    pub fn expected_wait(&self, now: Timestamp) -> f64 {
+        // Only the policy that compares this says when an attempt began with nothing pending.
+        let is_compared = self.seat.load(Relaxed) != 0;
+        self.wait.seen(now, self.in_flight(), is_compared, self.average())
+    }
+
+    /// As [`Load::expected_wait`], by what the endpoint [reported](report::Report): its calls in
+    /// flight, one more for each attempt sent since, its median service time, and the greater of
+    /// its error share and the one seen from here. None if it has not within 100 ms.
+    #[must_use]
+    pub fn reported_wait(&self, now: Timestamp) -> Option<f64> {
+        self.wait.said(now, self.in_flight(), self.average())
+    }
+
+    /// Its weight by gRFC A58: calls per second at which it would be fully used. None without
+    /// reports that count.
+    pub(crate) fn capacity(
+        &self,
+        now: Timestamp,
+        penalty: f64,
+        blackout: Duration,
+        expiration: Duration,
+    ) -> Option<f64> {
+        self.capacity.weight(now, penalty, blackout, expiration)
+    }
+
+    /// Whether its report is at most this old.
+    pub(crate) fn is_reported(&self, now: Timestamp, age: Duration) -> bool {
+        self.wait.is_fresh(now, age)
+    }
+
+    /// Whether it is known to report.
+    pub(crate) fn reports(&self, now: Timestamp) -> bool {
+        self.wait.reports(now)
+    }
+
+    /// Whether asking it for a report may help: it reports, or nothing is known of it.
+    pub(crate) fn may_report(&self, now: Timestamp) -> bool {
+        self.wait.reports(now) || !self.wait.is_known()
+    }
+
+    /// A number for a group of its set; 0 outside of any.
+    pub(crate) fn new_group(&self) -> u16 {
+        self.recent.as_ref().map_or(0, |recent| recent.group())
+    }
+
+    fn average(&self) -> f32 {
+        self.recent.as_ref().map_or(0.0, |recent| recent.average())
     }
 
     /// `estimate × (in flight + 1)`, in seconds: what the picker compares.

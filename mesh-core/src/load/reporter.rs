@@ -4,7 +4,11 @@
 //! in flight     calls begun and not ended
 //! service time  median of the last 31, recounted at every fourth end
 //! rates         calls and errors of the last 2 s, in eight parts of 250 ms
+//! error share   Σ wᵢ·errorsᵢ / (Σ wᵢ·callsᵢ + 0.1), wᵢ = 0.6^i for the part i before the newest
 //! ```
+//!
+//! The error share is that of about the last half second, so that a fault shows before it has cost
+//! many calls. The tenth of a call makes that of a few calls fade. After 2 s all is forgotten.
 //!
 //! The median, because one call in a hundred that takes a hundred times longer would double a
 //! mean, and say nothing about the next call. A service time is that of the work, without the
@@ -29,6 +33,11 @@ const RECOUNT: u32 = 4;
 /// Parts of the window of the rates.
 const PARTS: u64 = 8;
 const PART: Duration = Duration::from_millis(250);
+/// 0.6^i: what a call counts for the error share, by the age of its part.
+const WEIGHTS: [f64; PARTS as usize] =
+    [1.0, 0.6, 0.36, 0.216, 0.129_6, 0.077_76, 0.046_656, 0.027_993_6];
+/// A fraction of a good call that is always there.
+const SOME: f64 = 0.1;
 
 /// What a server counts about itself; see the [module docs](self).
 ///
@@ -131,7 +140,21 @@ impl Reporter {
     /// What it has to say now. Cost: some twenty loads.
     #[must_use]
     pub fn report(&self, now: Timestamp) -> Report {
-        let (calls, errors) = self.sums(now);
+        let newest = part(now);
+        let (mut calls, mut errors) = (0, 0);
+        let (mut weighted_calls, mut weighted_errors) = (0.0, 0.0);
+        for word in self.rates.iter().map(|word| word.load(Relaxed)) {
+            let age = newest.wrapping_sub(of(word)) & STAMP;
+            if word != 0
+                && let Some(weight) = WEIGHTS.get(age as usize)
+            {
+                let (more_calls, more_errors) = counts(word);
+                calls += more_calls;
+                errors += more_errors;
+                weighted_calls += weight * more_calls as f64;
+                weighted_errors += weight * more_errors as f64;
+            }
+        }
         let seconds = (PART * PARTS as u32).as_secs_f64();
         let median = self.median.load(Relaxed);
         let utilization = |word: &AtomicU64| {
@@ -141,7 +164,7 @@ impl Reporter {
         Report {
             in_flight: Some(self.in_flight.load(Relaxed).min(MAX_IN_FLIGHT)),
             service_time: (median > 0).then(|| Duration::from_micros(median.into())),
-            error_share: Some(if calls > 0 { errors as f64 / calls as f64 } else { 0.0 }),
+            error_share: Some(weighted_errors / (weighted_calls + SOME)),
             cpu_utilization: utilization(&self.cpu),
             application_utilization: utilization(&self.application),
             qps: (calls as f64 / seconds).min(MAX_RATE),
@@ -174,19 +197,6 @@ impl Reporter {
             let (calls, errors) = if of(old) == part { counts(old) } else { (0, 0) };
             Some(pack(part, (calls + 1).min(MOST), (errors + u64::from(failed)).min(MOST)))
         });
-    }
-
-    /// Calls and errors of the window.
-    fn sums(&self, now: Timestamp) -> (u64, u64) {
-        let newest = part(now);
-        let in_window = |word: u64| word != 0 && newest.wrapping_sub(of(word)) & STAMP < PARTS;
-        self.rates.iter().map(|word| word.load(Relaxed)).filter(|word| in_window(*word)).fold(
-            (0, 0),
-            |(calls, errors), word| {
-                let (more_calls, more_errors) = counts(word);
-                (calls + more_calls, errors + more_errors)
-            },
-        )
     }
 }
 
@@ -244,7 +254,7 @@ mod tests {
         reporter.refused(at(1));
         let report = reporter.report(at(1));
         assert_eq!(report.in_flight, Some(0));
-        assert_eq!(report.error_share, Some(2.0 / 3.0), "who went away says nothing");
+        assert_eq!(report.error_share, Some(2.0 / 3.1), "who went away says nothing");
     }
 
     #[test]
@@ -280,10 +290,24 @@ mod tests {
         }
         let report = reporter.report(at(1_999));
         assert_eq!((report.qps, report.eps), (1_000.0, 250.0));
-        assert_eq!(report.error_share, Some(0.25));
+        let share = |report: Report| report.error_share.expect("said");
+        assert!((share(report) - 0.25).abs() < 1e-3);
         let later = reporter.report(at(3_000));
         assert!((later.qps - 375.0).abs() < 1.0, "three parts are left: {later:?}");
         assert_eq!(reporter.report(at(4_000)).error_share, Some(0.0));
+    }
+
+    #[test]
+    fn a_fault_shows_within_half_a_second_and_is_forgotten_within_two() {
+        let reporter = Reporter::new();
+        let share = |now| reporter.report(at(now)).error_share.expect("said");
+        (0..2_000).step_by(10).for_each(|n| serve(&reporter, at(n), MS, false));
+        (2_000..2_500).step_by(10).for_each(|n| serve(&reporter, at(n), MS, true));
+        assert!(share(2_499) > 0.6, "{}", share(2_499));
+        assert!(share(4_000) > 0.5, "nothing else is known since: {}", share(4_000));
+        (2_500..4_500).step_by(10).for_each(|n| serve(&reporter, at(n), MS, false));
+        assert!(share(4_499) < 0.02, "{}", share(4_499));
+        assert_eq!(share(6_750), 0.0);
     }
 
     #[test]
@@ -292,7 +316,7 @@ mod tests {
         serve(&reporter, at(100), MS, true);
         // 2^24 parts of 250 ms later, and a little: 48 days.
         let round = Duration::from_millis(250 << 24);
-        assert_eq!(reporter.report(at(100) + round + 3 * PART).error_share, Some(1.0), "the price");
+        assert!(reporter.report(at(100) + round + PART).error_share > Some(0.0), "the price");
         assert_eq!(reporter.report(at(100) + round + 9 * PART).error_share, Some(0.0));
     }
 

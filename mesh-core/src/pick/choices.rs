@@ -41,8 +41,18 @@ impl Choices {
         draw: &mut impl Draw,
         load: impl Fn(&Member<C>) -> f64,
     ) -> Option<Found<'a, C>> {
+        self.least_and_load(candidates, draw, load).map(|(found, _)| found)
+    }
+
+    /// As [`Choices::least`], and its load; 0 where there was nothing to compare.
+    pub(super) fn least_and_load<'a, C>(
+        &self,
+        candidates: &Candidates<'a, '_, C>,
+        draw: &mut impl Draw,
+        load: impl Fn(&Member<C>) -> f64,
+    ) -> Option<(Found<'a, C>, f64)> {
         if candidates.len() == 1 {
-            return candidates.usable(0);
+            return candidates.usable(0).map(|only| (only, 0.0));
         }
         let mut drawn = Drawn::default();
         let mut best: Option<Found<'a, C>> = None;
@@ -64,7 +74,7 @@ impl Choices {
             }
             found += 1;
             if self.count == 1 {
-                return Some(one);
+                return Some((one, 0.0));
             }
             let cost = load(one.member);
             if best.is_none() || cost < least {
@@ -74,7 +84,18 @@ impl Choices {
                 break;
             }
         }
-        best.or_else(|| spare.map(|(one, _)| one))
+        best.map(|best| (best, least)).or(spare)
+    }
+}
+
+impl Choices {
+    /// Draws one place.
+    pub(super) fn place<C>(
+        &self,
+        candidates: &Candidates<'_, '_, C>,
+        draw: &mut impl Draw,
+    ) -> Option<usize> {
+        Drawn::default().next(self.alias.as_ref(), candidates.len(), draw)
     }
 }
 

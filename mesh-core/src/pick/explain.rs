@@ -105,7 +105,7 @@ impl<C> Picker<C> {
     /// What is known of an endpoint, before it is in or out.
     fn known_of(&self, member: &Member<C>, args: &PickArgs<'_>) -> Candidate {
         let mut known = Candidate::configured(&member.spec);
-        known.load = Some(member.endpoint.load().peak_ewma(args.now, &self.config.ewma));
+        known.load = Some(self.config.load(member.endpoint.load(), args.now));
         known
     }
 

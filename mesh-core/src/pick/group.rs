@@ -3,15 +3,18 @@
 //! One file per policy: a struct that is built with the group, off the call path, and
 //! `pick(&self, candidates, draw)`, which sees members only through [`Candidates::usable`].
 
+use super::expected_wait::ExpectedWait;
 use super::least_request::LeastRequest;
 use super::levels::{Level, Levels};
 use super::maglev::Maglev;
 use super::members::{Members, Places};
 use super::peak_ewma::PeakEwma;
 use super::pick_first::PickFirst;
+use super::probes::Probes;
 use super::random::Random;
 use super::ring_hash::RingHash;
 use super::round_robin::RoundRobin;
+use super::weighted_round_robin::WeightedRoundRobin;
 use super::{Caller, Config, PickArgs, Picker, Policy};
 use crate::Draw;
 use crate::endpoint::Member;
@@ -29,9 +32,11 @@ pub(super) struct Group {
 /// A policy, with what it worked out for the members of one group.
 #[derive(Debug)]
 enum Algorithm {
+    ExpectedWait(ExpectedWait),
     PeakEwma(PeakEwma),
     LeastRequest(LeastRequest),
     RoundRobin(RoundRobin),
+    WeightedRoundRobin(WeightedRoundRobin),
     Random(Random),
     PickFirst(PickFirst),
     RingHash(RingHash),
@@ -41,6 +46,7 @@ enum Algorithm {
 impl Algorithm {
     fn new<C>(members: Members<'_, C>, config: &Config, caller: &Caller) -> Self {
         match config.policy {
+            Policy::ExpectedWait => Self::ExpectedWait(ExpectedWait::new(members, config)),
             Policy::PeakEwma => Self::PeakEwma(PeakEwma::new(members, config)),
             // Load that does not count leaves nothing to compare.
             Policy::LeastRequest if config.active_request_bias <= 0.0 => {
@@ -48,6 +54,10 @@ impl Algorithm {
             }
             Policy::LeastRequest => Self::LeastRequest(LeastRequest::new(members, config)),
             Policy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
+            Policy::WeightedRoundRobin => {
+                let config = &config.weighted_round_robin;
+                Self::WeightedRoundRobin(WeightedRoundRobin::new(members, config))
+            }
             Policy::Random => Self::Random(Random::new(members)),
             Policy::PickFirst => {
                 Self::PickFirst(PickFirst::new(members, &config.pick_first, caller))
@@ -88,15 +98,30 @@ impl Group {
         draw: &mut impl Draw,
     ) -> Option<Found<'a, C>> {
         let found = match &self.algorithm {
+            Algorithm::ExpectedWait(policy) => policy.pick(candidates, draw),
             Algorithm::PeakEwma(policy) => policy.pick(candidates, draw),
             Algorithm::LeastRequest(policy) => policy.pick(candidates, draw),
             Algorithm::RoundRobin(policy) => policy.pick(candidates, draw),
+            Algorithm::WeightedRoundRobin(policy) => policy.pick(candidates, draw),
             Algorithm::Random(policy) => policy.pick(candidates, draw),
             Algorithm::PickFirst(policy) => policy.pick(candidates),
             Algorithm::RingHash(policy) => policy.pick(candidates, draw),
             Algorithm::Maglev(policy) => policy.pick(candidates, draw),
         };
         found.or_else(|| candidates.search(draw))
+    }
+
+    /// Members to ask for a report before one is picked; none if the policy does not ask, or has
+    /// no need to.
+    pub(super) fn probes<'a, C>(
+        &self,
+        candidates: &Candidates<'a, '_, C>,
+        draw: &mut impl Draw,
+    ) -> Probes<'a, C> {
+        match &self.algorithm {
+            Algorithm::ExpectedWait(policy) => policy.probes(candidates, draw),
+            _ => Probes::default(),
+        }
     }
 }
 
@@ -123,6 +148,8 @@ pub(super) struct Scope<'a> {
 #[derive(Debug)]
 pub(super) struct Found<'a, C> {
     pub(super) member: &'a Member<C>,
+    /// Its place in the group.
+    pub(super) place: usize,
     /// It is out, and can be picked only because too few are in.
     pub(super) panic: bool,
 }
@@ -142,14 +169,14 @@ impl<'a, C> Candidates<'a, '_, C> {
         let endpoint = &*member.endpoint;
         match endpoint.standing_at(self.args.now) {
             Some(standing) if standing == self.scope.standing || self.panics() => {
-                Some(Found { member, panic: false })
+                Some(Found { member, place, panic: false })
             }
             Some(_) => None,
             None => {
                 let health = endpoint.health();
                 let panic =
                     health.is_declared_usable() && !health.is_unreachable() && self.panics();
-                panic.then_some(Found { member, panic })
+                panic.then_some(Found { member, place, panic })
             }
         }
     }

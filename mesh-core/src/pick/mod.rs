@@ -8,9 +8,11 @@
 //!
 //! | policy | chooses |
 //! |---|---|
-//! | peak EWMA (default) | of `choiceCount` drawn endpoints, the one of least `E·(in flight + 1)` ([`load`]) |
+//! | expected wait (default) | of the last that answered and `choiceCount` drawn, the one of least `(in flight + 1) × service time + 1 s × error share` ([`load`]) |
+//! | peak EWMA | of `choiceCount` drawn endpoints, the one of least `E·(in flight + 1)` ([`load`]) |
 //! | least request | of `choiceCount` drawn, the one of least `((in flight + 1)^bias − 1) / weight`; the first on ties |
 //! | round robin | the next of a fixed rotation |
+//! | weighted round robin | the next of a rotation by the capacity that load reports give ([`weighted_round_robin`]) |
 //! | random | one drawn |
 //! | ring hash | the one that follows the call's hash on a ring ([`ring_hash`]) |
 //! | Maglev | the one in the slot of a table that the call's hash names ([`maglev`]) |
@@ -58,6 +60,7 @@ mod args;
 mod bounded;
 mod caller;
 mod choices;
+mod expected_wait;
 mod explain;
 mod failover;
 mod group;
@@ -70,6 +73,7 @@ mod members;
 mod peak_ewma;
 pub mod pick_first;
 mod pinned;
+mod probes;
 mod random;
 pub mod ring_hash;
 mod round_robin;
@@ -77,17 +81,20 @@ mod schedule;
 pub mod slow_start;
 pub mod subset;
 pub mod subsetting;
+pub mod weighted_round_robin;
 
 pub use args::PickArgs;
 pub use caller::Caller;
 pub use pinned::Pinned;
+pub use probes::Probes;
 pub use subset::Labels;
 
 use crate::config::{percent, span};
 use crate::endpoint::{EndpointSet, Member};
 use crate::hash::mix;
 use crate::health::Standing;
-use crate::{Draw, Timestamp, load};
+use crate::load::{self, Load};
+use crate::{Draw, Timestamp};
 use choices::MAX_CHOICES;
 use group::{Candidates, Group, Scope};
 use levels::Levels;
@@ -105,13 +112,18 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub enum Policy {
-    /// Least latency times attempts in flight.
+    /// Least expected wait: latency times attempts in flight, and what errors cost, by what was
+    /// seen and by what endpoints report.
     #[default]
+    ExpectedWait,
+    /// Least latency times attempts in flight.
     PeakEwma,
     /// Least attempts in flight.
     LeastRequest,
     /// One after the other.
     RoundRobin,
+    /// One after the other, each as often as its load reports say that it can take.
+    WeightedRoundRobin,
     /// By chance.
     Random,
     /// One for all calls, until it is out.
@@ -135,7 +147,7 @@ impl Policy {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Config {
-    /// How an endpoint is chosen. `PeakEwma`.
+    /// How an endpoint is chosen. `ExpectedWait`.
     pub policy: Policy,
     /// Endpoints that are compared, 2 to 10; what is outside counts as the nearer end. 2.
     pub choice_count: u32,
@@ -148,6 +160,8 @@ pub struct Config {
     pub panic_threshold: u8,
     /// The latency estimate of `PeakEwma`.
     pub ewma: load::Config,
+    /// Of `WeightedRoundRobin`.
+    pub weighted_round_robin: weighted_round_robin::Config,
     /// The order of `PickFirst`.
     pub pick_first: pick_first::Config,
     /// How calls are split by where endpoints run. Not at all.
@@ -177,6 +191,7 @@ impl Default for Config {
             active_request_bias: 1.0,
             panic_threshold: 50,
             ewma: load::Config::default(),
+            weighted_round_robin: weighted_round_robin::Config::default(),
             pick_first: pick_first::Config::default(),
             locality: None,
             subsets: None,
@@ -190,6 +205,34 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Enters a success into the load that the policy compares.
+    pub fn succeeded(&self, load: &Load, now: Timestamp, latency: Duration) {
+        match self.policy {
+            Policy::PeakEwma => load.observe(now, latency, &self.ewma),
+            _ => load.succeeded(now, latency),
+        }
+    }
+
+    /// Enters a failure into the load that the policy compares. `delay` is for how long the server
+    /// asks to be left alone, if it does; the expected wait takes no notice of it.
+    pub fn failed(&self, load: &Load, now: Timestamp, delay: Option<Duration>) {
+        match self.policy {
+            Policy::PeakEwma => {
+                load.penalize(now, delay.unwrap_or(self.ewma.failure_penalty), &self.ewma);
+            }
+            _ => load.failed(now),
+        }
+    }
+
+    /// The load that the policy compares, or the expected wait if it compares none; in seconds.
+    #[must_use]
+    pub fn load(&self, load: &Load, now: Timestamp) -> f64 {
+        match self.policy {
+            Policy::PeakEwma => load.peak_ewma(now, &self.ewma),
+            _ => load.expected_wait(now),
+        }
+    }
+
     /// How many endpoints are compared.
     fn choices(&self) -> u32 {
         self.choice_count.clamp(2, MAX_CHOICES)

@@ -52,7 +52,7 @@ fn shares(picker: &Picker, picks: usize, mut draw: impl Draw) -> Vec<f64> {
 
 #[test]
 fn the_less_loaded_of_two_is_picked() {
-    for policy in [Policy::PeakEwma, Policy::LeastRequest] {
+    for policy in [Policy::ExpectedWait, Policy::PeakEwma, Policy::LeastRequest] {
         let picker = picker(&[1, 1], policy);
         picker.set().members()[0].endpoint.load().begin();
         let shares = shares(&picker, 100, seeded(1));
@@ -117,7 +117,13 @@ fn degraded_endpoints_take_calls_when_the_others_are_too_few() {
 
 #[test]
 fn a_new_endpoint_takes_its_share_slowly() {
-    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::PeakEwma] {
+    for policy in [
+        Policy::RoundRobin,
+        Policy::Random,
+        Policy::LeastRequest,
+        Policy::PeakEwma,
+        Policy::ExpectedWait,
+    ] {
         let (first, _) = EndpointSet::<()>::empty().update(specs(&[1; 9]), |_| ());
         let (set, _) = first.update(specs(&[1; 10]), |_| ());
         let slow_start = Some(slow_start::Config::default());
@@ -146,7 +152,7 @@ fn endpoints_that_are_all_new_are_picked_all_the_same() {
     let (first, _) = EndpointSet::<()>::empty().update(specs(&[1; 1]), |_| ());
     let others = specs(&[1; 5]).split_off(1);
     let (set, _) = first.update(others, |_| ());
-    for policy in [Policy::RoundRobin, Policy::PeakEwma] {
+    for policy in [Policy::RoundRobin, Policy::PeakEwma, Policy::ExpectedWait] {
         let slow_start = Some(slow_start::Config::default());
         let picker = Picker::new(set.clone(), Config { policy, slow_start, ..Config::default() });
         let seen = shares(&picker, 4_000, seeded(31));
@@ -243,7 +249,13 @@ fn round_robin_visits_each_in_turn_from_a_random_start() {
 
 #[test]
 fn tried_endpoints_are_used_only_when_nothing_else_is() {
-    for policy in [Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {
+    for policy in [
+        Policy::ExpectedWait,
+        Policy::PeakEwma,
+        Policy::LeastRequest,
+        Policy::RoundRobin,
+        Policy::Random,
+    ] {
         let picker = picker(&[1; 3], policy);
         let ids: Vec<_> =
             picker.set().members().iter().map(|member| member.endpoint.id().clone()).collect();
@@ -312,17 +324,19 @@ proptest! {
     fn what_is_out_is_picked_only_below_the_panic_threshold(
         out in prop::collection::vec(0u8..3, 1..40),
         weighted: bool,
-        policy in 0usize..5,
+        policy in 0usize..7,
         seed: u64,
     ) {
         let weights: Vec<u32> =
             (0..out.len() as u32).map(|n| if weighted { n % 5 + 1 } else { 1 }).collect();
         let policies = [
+            Policy::ExpectedWait,
             Policy::PeakEwma,
             Policy::LeastRequest,
             Policy::RoundRobin,
             Policy::Random,
             Policy::PickFirst,
+            Policy::WeightedRoundRobin,
         ];
         let picker = picker(&weights, policies[policy]);
         for (member, out) in picker.set().members().iter().zip(&out) {

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn the_defaults_of_the_design() {
     let policy = Policy::default();
-    assert_eq!(policy.pick.policy, pick::Policy::PeakEwma);
+    assert_eq!(policy.pick.policy, pick::Policy::ExpectedWait);
     assert_eq!((policy.pick.choice_count, policy.pick.panic_threshold), (2, 50));
     assert!(!policy.outlier.is_off());
     assert_eq!(policy.outlier.consecutive_5xx, 5);

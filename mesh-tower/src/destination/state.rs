@@ -69,7 +69,7 @@ impl Destination {
                         lasted: now.since(since),
                         attempts: endpoint.connections.attempts(),
                         in_flight: endpoint.load().in_flight(),
-                        load: endpoint.load().peak_ewma(now, &policy.pick.ewma),
+                        load: policy.pick.load(endpoint.load(), now),
                         weight: member.spec.weight,
                         connections: endpoint
                             .connections

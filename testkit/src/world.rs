@@ -6,8 +6,11 @@
 //! - Each client calls on its own, by a Poisson process, and has its own picker, outlier
 //!   detection, breakers and retry budget: clients share no state.
 //! - Each endpoint serves some calls at a time (4 slots) from a FIFO queue. A cancelled call
-//!   leaves the queue; one that is being served keeps its slot until it would have ended.
-//! - A message takes 0.25 ms each way. A call fails at its deadline (1 s).
+//!   leaves the queue when word of it arrives; one that is being served keeps its slot until it
+//!   would have ended.
+//! - A message takes 0.25 ms each way, and a call as long as it costs, wherever it is served. A call
+//!   fails at its deadline (1 s).
+//! - Endpoints may attach a report to each response, and answer probes ([`Reports`]).
 //! - [`Fault`]s begin and end at given times.
 //!
 //! A run checks on every step what must hold whatever happens, and lists what did not in
@@ -30,15 +33,12 @@ pub mod cases;
 mod client;
 mod events;
 mod report;
+mod run;
 mod server;
 
 pub use report::{Broken, Report};
 
-use client::{Client, Next};
-use events::{Event, Key, Queue, Slab};
-use mesh_core::{EndpointId, Failure, Outcome, Policy, Timestamp};
-use report::Tally;
-use server::{Admitted, Server};
+use mesh_core::Policy;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -58,6 +58,24 @@ pub enum Service {
         /// Of the time.
         mean: Duration,
     },
+    /// Most calls cost the same, some much more.
+    Mixed {
+        /// What most cost.
+        cheap: Duration,
+        /// What the others cost.
+        dear: Duration,
+        /// How many are dear, of 1.
+        share: f64,
+    },
+}
+
+/// What one call costs.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// For how long it keeps a slot of an endpoint that is well.
+    span: Duration,
+    /// Whether it is one of the dear ones, whose latency says nothing about the endpoint.
+    dear: bool,
 }
 
 impl Service {
@@ -76,17 +94,21 @@ impl Service {
     fn mean(self) -> Duration {
         match self {
             Self::Lognormal { mean, .. } | Self::Exponential { mean } => mean,
+            Self::Mixed { cheap, dear, share } => cheap.mul_f64(1.0 - share) + dear.mul_f64(share),
         }
     }
 
-    fn draw(self, rng: &mut fastrand::Rng) -> Duration {
-        match self {
+    fn draw(self, rng: &mut fastrand::Rng) -> Cost {
+        let (span, dear) = match self {
             // The mean of a lognormal is exp(μ + σ²/2).
             Self::Lognormal { mean, sigma } => {
-                mean.mul_f64((sigma * normal(rng) - sigma * sigma / 2.0).exp())
+                (mean.mul_f64((sigma * normal(rng) - sigma * sigma / 2.0).exp()), false)
             }
-            Self::Exponential { mean } => mean.mul_f64(exponential(rng)),
-        }
+            Self::Exponential { mean } => (mean.mul_f64(exponential(rng)), false),
+            Self::Mixed { dear, share, .. } if rng.f64() < share => (dear, true),
+            Self::Mixed { cheap, .. } => (cheap, false),
+        };
+        Cost { span, dear }
     }
 }
 
@@ -109,6 +131,26 @@ pub enum Fault {
     Down,
     /// Cut off from these clients only: what they send is lost.
     Partition(Range<usize>),
+    /// Now well, now this many times slower, each for an exponential time of this mean.
+    Antagonists {
+        /// How many times slower.
+        times: f64,
+        /// Mean of the times between changes.
+        mean: Duration,
+    },
+}
+
+/// What endpoints say of themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reports {
+    /// Nothing.
+    #[default]
+    None,
+    /// A report comes with each response.
+    Attached,
+    /// The same, and clients may ask for more before they pick.
+    Probed,
 }
 
 #[derive(Clone, Debug)]
@@ -133,6 +175,12 @@ pub struct World {
     deadline: Duration,
     attempt_timeout: Option<Duration>,
     queue_limit: usize,
+    cancels: bool,
+    reports: Reports,
+    /// Of the endpoints that report, from the first.
+    reporting: usize,
+    surge: Option<(Range<Duration>, f64)>,
+    failures_look_fast: bool,
     policy: Policy,
     warm_up: Duration,
     measure: Duration,
@@ -157,6 +205,11 @@ impl World {
             deadline: Duration::from_secs(1),
             attempt_timeout: None,
             queue_limit: usize::MAX,
+            cancels: true,
+            reports: Reports::None,
+            reporting: endpoints,
+            surge: None,
+            failures_look_fast: false,
             policy: Policy::default(),
             warm_up: Duration::from_secs(1),
             measure: Duration::from_secs(10),
@@ -168,10 +221,9 @@ impl World {
 
     /// Offers this share of what all endpoints can serve when they are well.
     #[must_use]
-    pub fn at_load(mut self, share: f64) -> Self {
+    pub fn at_load(self, share: f64) -> Self {
         let capacity = (self.endpoints * self.slots) as f64 / self.service.mean().as_secs_f64();
-        self.rate = capacity * share;
-        self
+        self.at_rate(capacity * share)
     }
 
     /// Offers this many calls per second, all clients together.
@@ -216,6 +268,41 @@ impl World {
         self
     }
 
+    /// Endpoints work through what nobody waits for any more: cancellation does not reach them.
+    #[must_use]
+    pub fn without_cancellation(mut self) -> Self {
+        self.cancels = false;
+        self
+    }
+
+    /// What endpoints say of themselves. Nothing by default.
+    #[must_use]
+    pub fn reports(mut self, reports: Reports) -> Self {
+        self.reports = reports;
+        self
+    }
+
+    /// Only so many of the endpoints, the first ones, say anything of themselves.
+    #[must_use]
+    pub fn reported_by(mut self, endpoints: usize) -> Self {
+        self.reporting = endpoints;
+        self
+    }
+
+    /// Clients take the time of a failure for a latency like any other, as tower's load does.
+    #[must_use]
+    pub fn failures_look_fast(mut self) -> Self {
+        self.failures_look_fast = true;
+        self
+    }
+
+    /// Between these times after the warm-up, so many times the calls are offered.
+    #[must_use]
+    pub fn surge(mut self, during: Range<Duration>, times: f64) -> Self {
+        self.surge = Some((during, times));
+        self
+    }
+
     /// Endpoints of `endpoints` suffer `fault` between the two times after the warm-up.
     #[must_use]
     pub fn fault(mut self, endpoints: Range<usize>, during: Range<Duration>, fault: Fault) -> Self {
@@ -233,7 +320,7 @@ impl World {
     /// Lives through it.
     #[must_use]
     pub fn run(self) -> Report {
-        Run::new(self).run()
+        run::Run::new(self).run()
     }
 }
 
@@ -246,260 +333,6 @@ impl World {
 pub fn seed() -> u64 {
     std::env::var("MESH_SEED")
         .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("MESH_SEED is a number"))
-}
-
-/// One call of a client, with all its attempts.
-struct Call {
-    client: usize,
-    began: Timestamp,
-    attempts: u32,
-    tried: Vec<EndpointId>,
-}
-
-/// One attempt in flight.
-struct Attempt {
-    call: Key,
-    endpoint: usize,
-    began: Timestamp,
-    /// What the client wants back when it ends.
-    ticket: client::Ticket,
-}
-
-struct Run {
-    world: World,
-    rng: fastrand::Rng,
-    now: Timestamp,
-    /// When counting begins and ends.
-    counted: Range<Timestamp>,
-    queue: Queue,
-    clients: Vec<Client>,
-    servers: Vec<Server>,
-    calls: Slab<Call>,
-    attempts: Slab<Attempt>,
-    tally: Tally,
-}
-
-impl Run {
-    fn new(world: World) -> Self {
-        let mut rng = fastrand::Rng::with_seed(world.seed);
-        let begin = Timestamp::ZERO + Duration::from_secs(1);
-        let measured = begin + world.warm_up;
-        let mut queue = Queue::default();
-        for (index, planned) in world.faults.iter().enumerate() {
-            queue.push(measured + planned.from, Event::FaultBegins(index));
-            queue.push(measured + planned.to, Event::FaultEnds(index));
-        }
-        let gap = Duration::from_secs_f64(world.clients as f64 / world.rate);
-        for client in 0..world.clients {
-            queue.push(begin + gap.mul_f64(exponential(&mut rng)), Event::Arrival(client));
-            // Sweeps of real clients do not coincide.
-            let interval = world.policy.outlier.interval;
-            queue.push(begin + interval.mul_f64(rng.f64()), Event::Sweep(client));
-        }
-        let mut servers: Vec<_> = (0..world.endpoints)
-            .map(|_| Server::new(world.slots, world.queue_limit, world.service))
-            .collect();
-        for (endpoints, fault) in &world.nature {
-            for server in &mut servers[endpoints.clone()] {
-                // Nothing is being served yet that could be reset.
-                let _ = server.suffer(fault);
-            }
-        }
-        let client = |_| Client::new(world.endpoints, &world.policy);
-        Self {
-            clients: (0..world.clients).map(client).collect(),
-            servers,
-            tally: Tally::new(world.seed, world.endpoints),
-            counted: measured..measured + world.measure,
-            now: begin,
-            calls: Slab::default(),
-            attempts: Slab::default(),
-            rng,
-            queue,
-            world,
-        }
-    }
-
-    fn run(mut self) -> Report {
-        // Calls that begin near the end still have their deadline to live.
-        let end = self.counted.end + self.world.deadline;
-        while let Some((at, event)) = self.queue.pop() {
-            if at > end {
-                break;
-            }
-            self.now = at;
-            self.step(event);
-        }
-        self.tally.report()
-    }
-
-    fn step(&mut self, event: Event) {
-        match event {
-            Event::Arrival(client) => self.arrival(client),
-            Event::AtEndpoint(attempt) => self.at_endpoint(attempt),
-            Event::Served { endpoint, epoch, attempt } => self.served(endpoint, epoch, attempt),
-            Event::Answer { attempt, outcome } => self.ended(attempt, outcome),
-            Event::AttemptTimeout(attempt) => {
-                self.ended(attempt, Outcome::Failure(Failure::Timeout));
-            }
-            Event::Retry(call) => self.attempt(call),
-            Event::Sweep(client) => self.sweep(client),
-            Event::Reconnect { client, endpoint, wait } => self.reconnect(client, endpoint, wait),
-            Event::FaultBegins(index) => self.fault(index, true),
-            Event::FaultEnds(index) => self.fault(index, false),
-        }
-    }
-
-    fn arrival(&mut self, client: usize) {
-        let gap = Duration::from_secs_f64(self.world.clients as f64 / self.world.rate);
-        let next = self.now + gap.mul_f64(exponential(&mut self.rng));
-        if next < self.counted.end {
-            self.queue.push(next, Event::Arrival(client));
-        }
-        self.clients[client].call_begins(self.now);
-        let call = Call { client, began: self.now, attempts: 0, tried: Vec::new() };
-        let call = self.calls.insert(call);
-        self.attempt(call);
-    }
-
-    /// Picks an endpoint and sends to it.
-    fn attempt(&mut self, key: Key) {
-        let Some(call) = self.calls.get_mut(key) else { return };
-        let (client, counted) = (call.client, self.counted.contains(&call.began));
-        let expiry = call.began + self.world.deadline;
-        if expiry <= self.now {
-            return self.finish(key, false);
-        }
-        let mut draw = || self.rng.u64(..);
-        let picked = match self.clients[client].pick(self.now, &call.tried, &mut draw) {
-            Ok(picked) => picked,
-            Err(client::Refused) => return self.finish(key, false),
-        };
-        self.tally.broken(self.now, picked.broken);
-        if counted {
-            self.tally.picked(picked.endpoint);
-        }
-        call.attempts += 1;
-        call.tried.push(picked.id);
-        let attempt = self.attempts.insert(Attempt {
-            call: key,
-            endpoint: picked.endpoint,
-            began: self.now,
-            ticket: picked.ticket,
-        });
-        let timeout = self.world.attempt_timeout.map_or(expiry, |span| expiry.min(self.now + span));
-        self.queue.push(timeout, Event::AttemptTimeout(attempt));
-        let lost = self.servers[picked.endpoint].is_cut_off(client);
-        if !lost {
-            self.queue.push(self.now + self.world.delay, Event::AtEndpoint(attempt));
-        }
-    }
-
-    fn at_endpoint(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.get_mut(key) else { return };
-        let endpoint = attempt.endpoint;
-        let answer = |outcome, after| Some((outcome, after));
-        let answered = match self.servers[endpoint].admit(key, &mut self.rng) {
-            Admitted::Serving { span } => {
-                let epoch = self.servers[endpoint].epoch();
-                let served = Event::Served { endpoint, epoch, attempt: key };
-                self.queue.push(self.now + span, served);
-                None
-            }
-            Admitted::Queued | Admitted::Swallowed => None,
-            Admitted::Refused => answer(Outcome::Failure(Failure::Connect), Duration::ZERO),
-            Admitted::Failed { after } => answer(unavailable(), after),
-        };
-        if let Some((outcome, after)) = answered {
-            let at = self.now + after + self.world.delay;
-            self.queue.push(at, Event::Answer { attempt: key, outcome });
-        }
-    }
-
-    fn served(&mut self, endpoint: usize, epoch: u64, key: Key) {
-        if self.servers[endpoint].epoch() != epoch {
-            return;
-        }
-        // A cancelled attempt is no longer known, and nobody hears its answer.
-        let at = self.now + self.world.delay;
-        self.queue.push(at, Event::Answer { attempt: key, outcome: Outcome::Success });
-        let attempts = &self.attempts;
-        let next = self.servers[endpoint].next(key, &mut self.rng, |key| attempts.contains(key));
-        if let Some((attempt, span)) = next {
-            self.queue.push(self.now + span, Event::Served { endpoint, epoch, attempt });
-        }
-    }
-
-    /// The client learns how an attempt ended, and what to do next.
-    fn ended(&mut self, key: Key, outcome: Outcome) {
-        let Some(attempt) = self.attempts.remove(key) else { return };
-        let Some(call) = self.calls.get_mut(attempt.call) else { return };
-        let client = &mut self.clients[call.client];
-        let mut draw = || self.rng.u64(..);
-        let latency = self.now.since(attempt.began);
-        let broken =
-            client.ended(self.now, attempt.endpoint, attempt.ticket, outcome, latency, &mut draw);
-        self.tally.broken(self.now, broken);
-        if let Outcome::Failure(Failure::Connect) = outcome
-            && let Some(wait) = client.lost_connection(self.now, attempt.endpoint)
-        {
-            let (client, endpoint) = (call.client, attempt.endpoint);
-            self.queue.push(self.now + wait, Event::Reconnect { client, endpoint, wait });
-        }
-        let Outcome::Failure(failure) = outcome else {
-            return self.finish(attempt.call, true);
-        };
-        let client = &mut self.clients[call.client];
-        let (next, broken) = client.after_failure(self.now, failure, call.attempts, &mut draw);
-        self.tally.broken(self.now, broken);
-        match next {
-            Next::RetryAfter(wait) => {
-                self.queue.push(self.now + wait, Event::Retry(attempt.call));
-            }
-            Next::GiveUp => self.finish(attempt.call, false),
-        }
-    }
-
-    fn finish(&mut self, key: Key, good: bool) {
-        let Some(call) = self.calls.remove(key) else { return };
-        if self.counted.contains(&call.began) {
-            self.tally.finished(good, self.now.since(call.began), call.attempts);
-        }
-    }
-
-    fn sweep(&mut self, client: usize) {
-        let mut draw = || self.rng.u64(..);
-        let broken = self.clients[client].sweep(self.now, &mut draw);
-        self.tally.broken(self.now, broken);
-        self.queue.push(self.now + self.world.policy.outlier.interval, Event::Sweep(client));
-    }
-
-    fn reconnect(&mut self, client: usize, endpoint: usize, wait: Duration) {
-        let up = !self.servers[endpoint].is_down() && !self.servers[endpoint].is_cut_off(client);
-        if let Some(wait) = self.clients[client].reconnected(self.now, endpoint, up, wait) {
-            self.queue.push(self.now + wait, Event::Reconnect { client, endpoint, wait });
-        }
-    }
-
-    fn fault(&mut self, index: usize, begins: bool) {
-        let Planned { endpoints, fault, .. } = self.world.faults[index].clone();
-        for endpoint in endpoints {
-            let server = &mut self.servers[endpoint];
-            if begins {
-                for attempt in server.suffer(&fault) {
-                    let outcome = Outcome::Failure(Failure::Reset);
-                    let at = self.now + self.world.delay;
-                    self.queue.push(at, Event::Answer { attempt, outcome });
-                }
-            } else {
-                server.recover(&fault);
-            }
-        }
-    }
-}
-
-fn unavailable() -> Outcome {
-    Outcome::of_http(http::StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// A draw from the exponential distribution with mean 1.

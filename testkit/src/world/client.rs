@@ -8,7 +8,7 @@ use mesh_core::retry::budget::{self, Budget};
 use mesh_core::retry::{self, Attempted, End, Verdict};
 use mesh_core::{
     Draw, EndpointId, EndpointSet, EndpointSpec, Error, ErrorKind, Failure, Outcome, Policy,
-    Timestamp,
+    Timestamp, load,
 };
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +26,7 @@ pub(super) struct Client {
     detector: Detector,
     budget: Budget,
     retries: Retries,
+    failures_look_fast: bool,
 }
 
 /// An attempt that may go out.
@@ -51,7 +52,7 @@ pub(super) enum Next {
 }
 
 impl Client {
-    pub(super) fn new(endpoints: usize, policy: &Policy) -> Self {
+    pub(super) fn new(endpoints: usize, policy: &Policy, failures_look_fast: bool) -> Self {
         let specs = (0..endpoints).map(|index| {
             let address = Ipv4Addr::from(0x0a00_0000 + index as u32);
             EndpointSpec::new(SocketAddr::from((address, 80)))
@@ -64,6 +65,7 @@ impl Client {
             detector: Detector::new(policy.outlier.clone()),
             budget: Budget::new(&policy.budget),
             retries: Retries::default(),
+            failures_look_fast,
             policy: policy.clone(),
         }
     }
@@ -95,6 +97,43 @@ impl Client {
         })
     }
 
+    /// Whom to ask before a pick, and whether to wait for the answers.
+    pub(super) fn probes(
+        &mut self,
+        now: Timestamp,
+        tried: &[EndpointId],
+        draw: &mut impl Draw,
+    ) -> (Vec<Index>, bool) {
+        let probes = self.picker.probes(&PickArgs::new(now).with_avoid(tried), draw);
+        let wait = probes.wait;
+        (probes.into_iter().map(|member| member.endpoint.connections).collect(), wait)
+    }
+
+    /// A probe was answered.
+    pub(super) fn probed(
+        &mut self,
+        now: Timestamp,
+        endpoint: Index,
+        report: &load::Report,
+        round_trip: Duration,
+    ) {
+        self.load(endpoint).probed(now, report, round_trip);
+    }
+
+    /// A probe was not answered in time.
+    pub(super) fn unanswered(&mut self, endpoint: Index) {
+        self.load(endpoint).unanswered();
+    }
+
+    /// A response brought a report.
+    pub(super) fn reported(&mut self, now: Timestamp, endpoint: Index, report: &load::Report) {
+        self.load(endpoint).reported(now, report);
+    }
+
+    fn load(&self, endpoint: Index) -> &load::Load {
+        self.picker.set().members()[endpoint].endpoint.load()
+    }
+
     /// An endpoint that is out may be picked only when too few others are in.
     fn wrong_pick(&self, now: Timestamp, reason: Reason, endpoint: Index) -> Option<String> {
         let members = self.picker.set().members();
@@ -121,11 +160,12 @@ impl Client {
     ) -> Option<String> {
         let set = self.picker.set();
         let endpoint = &set.members()[endpoint].endpoint;
-        let (load, ewma) = (endpoint.load(), &self.policy.pick.ewma);
+        let (load, pick) = (endpoint.load(), &self.policy.pick);
         load.end();
         match outcome {
-            Outcome::Success => load.observe(now, latency, ewma),
-            Outcome::Failure(_) => load.penalize(now, ewma.failure_penalty, ewma),
+            Outcome::Success => pick.succeeded(load, now, latency),
+            Outcome::Failure(_) if self.failures_look_fast => pick.succeeded(load, now, latency),
+            Outcome::Failure(_) => pick.failed(load, now, None),
             _ => {}
         }
         if let (Some(admission), Some(config)) = (admission, &self.policy.breaker) {
@@ -261,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_pick_of_an_ejected_endpoint_is_called_wrong() {
-        let mut client = Client::new(10, &Policy::default());
+        let mut client = Client::new(10, &Policy::default(), false);
         let now = Timestamp::ZERO + MS;
         assert_eq!(client.wrong_pick(now, Reason::Chosen, 3), None);
         for _ in 0..5 {
@@ -274,7 +314,7 @@ mod tests {
 
     #[test]
     fn one_ejection_too_many_is_noticed() {
-        let mut client = Client::new(10, &Policy::default());
+        let mut client = Client::new(10, &Policy::default(), false);
         for endpoint in 0..5 {
             (0..5).for_each(|_| assert_eq!(fail(&mut client, endpoint), None));
         }

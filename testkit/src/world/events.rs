@@ -1,6 +1,6 @@
 //! The queue of what will happen, and keys of what may be over by then.
 
-use mesh_core::{Outcome, Timestamp};
+use mesh_core::{Outcome, Timestamp, load};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -15,11 +15,23 @@ pub(super) enum Event {
     /// An endpoint is done with an attempt; stale if it died since (`epoch`).
     Served { endpoint: usize, epoch: u64, attempt: Key },
     /// An answer, or a reset, reaches the client.
-    Answer { attempt: Key, outcome: Outcome },
+    Answer { attempt: Key, outcome: Outcome, report: Option<load::Report> },
     /// The time of an attempt, or of its call, is over.
     AttemptTimeout(Key),
+    /// An endpoint learns that nobody waits for an attempt any more.
+    Cancelled { endpoint: usize, attempt: Key },
     /// A back-off is over.
     Retry(Key),
+    /// An endpoint is asked for a report, for a call.
+    ProbeAtEndpoint { client: usize, endpoint: usize, call: Key },
+    /// It has answered.
+    ProbeAnswer { client: usize, endpoint: usize, call: Key, report: load::Report },
+    /// A call waits no longer for the answers to its probes.
+    ProbesOver(Key),
+    /// An antagonist comes or goes.
+    Toggle(usize),
+    /// From now on so many calls per second are offered.
+    Rate(f64),
     /// Outlier detection of a client looks at all endpoints.
     Sweep(usize),
     /// A client tries to connect again, having waited `wait`.

@@ -26,11 +26,15 @@ pub struct Report {
     pub failed: u64,
     /// Attempts of these calls.
     pub attempts: u64,
+    /// Probes for these calls.
+    pub probes: u64,
+    /// Calls that began in each second, and those of them that were good.
+    pub seconds: Vec<(u64, u64)>,
     /// Picks of each endpoint for these calls.
     pub picks: Vec<u64>,
     /// What must never happen, and did; empty in a run that is as it should be.
     pub broken: Vec<Broken>,
-    /// Latencies of good calls, sorted.
+    /// Latencies of good calls that are not dear, sorted.
     latencies: Vec<Duration>,
 }
 
@@ -45,6 +49,29 @@ impl Report {
     #[must_use]
     pub fn amplification(&self) -> f64 {
         self.attempts as f64 / self.calls.max(1) as f64
+    }
+
+    /// Probes per call.
+    #[must_use]
+    pub fn probes_per_call(&self) -> f64 {
+        self.probes as f64 / self.calls.max(1) as f64
+    }
+
+    /// The share of the calls of these seconds that were good.
+    #[must_use]
+    pub fn good_share(&self, seconds: std::ops::Range<usize>) -> f64 {
+        let of = self.seconds.get(seconds).unwrap_or_default();
+        let (all, good) = of.iter().fold((0, 0), |(all, good), one| (all + one.0, good + one.1));
+        good as f64 / all.max(1) as f64
+    }
+
+    /// The first second, from the given one on, since which at least this share of the calls of
+    /// each second was good; none if the last was not.
+    #[must_use]
+    pub fn good_since(&self, from: usize, share: f64) -> Option<usize> {
+        let bad = |second: &usize| self.good_share(*second..*second + 1) < share;
+        let since = (from..self.seconds.len()).rev().find(bad).map_or(from, |last| last + 1);
+        (since < self.seconds.len()).then_some(since)
     }
 
     /// The latency below which this share of the good calls ended; zero if none was good.
@@ -108,6 +135,8 @@ impl Tally {
             calls: 0,
             failed: 0,
             attempts: 0,
+            probes: 0,
+            seconds: Vec::new(),
             picks: vec![0; endpoints],
             broken: Vec::new(),
             latencies: Vec::new(),
@@ -118,12 +147,29 @@ impl Tally {
         self.0.picks[endpoint] += 1;
     }
 
-    pub(super) fn finished(&mut self, good: bool, latency: Duration, attempts: u32) {
+    pub(super) fn probed(&mut self, endpoints: usize) {
+        self.0.probes += endpoints as u64;
+    }
+
+    pub(super) fn finished(
+        &mut self,
+        second: usize,
+        good: bool,
+        latency: Duration,
+        attempts: u32,
+        dear: bool,
+    ) {
         self.0.calls += 1;
         self.0.attempts += u64::from(attempts);
-        if good {
+        if self.0.seconds.len() <= second {
+            self.0.seconds.resize(second + 1, (0, 0));
+        }
+        let (all, good_ones) = &mut self.0.seconds[second];
+        *all += 1;
+        *good_ones += u64::from(good);
+        if good && !dear {
             self.0.latencies.push(latency);
-        } else {
+        } else if !good {
             self.0.failed += 1;
         }
     }

@@ -1,7 +1,9 @@
-//! One endpoint: slots, a queue, and its faults.
+//! One endpoint: slots, a queue, what it says of itself, and its faults.
 
+use super::Fault;
 use super::events::Key;
-use super::{Fault, Service};
+use mesh_core::load::{Report, Reporter};
+use mesh_core::{Failure, Outcome, Timestamp};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
@@ -14,19 +16,28 @@ pub(super) enum Admitted {
     Queued,
     /// It will never be answered.
     Swallowed,
-    /// Nobody listens.
-    Refused,
-    /// A 503 after this time.
-    Failed { after: Duration },
+    /// It is over.
+    Answered(Answer),
+}
+
+/// An answer, or word that there is none.
+pub(super) struct Answer {
+    pub(super) outcome: Outcome,
+    /// From arrival to answer.
+    pub(super) after: Duration,
+    pub(super) report: Option<Report>,
 }
 
 pub(super) struct Server {
     slots: usize,
     limit: usize,
-    service: Service,
-    serving: Vec<Key>,
-    waiting: VecDeque<Key>,
+    serving: Vec<Served>,
+    /// Who waits, and what it costs.
+    waiting: VecDeque<(Key, Duration)>,
+    reporter: Option<Reporter>,
+    utilization: Utilization,
     slow: f64,
+    antagonist: Option<Antagonist>,
     fails: Option<(f64, Duration)>,
     swallows: bool,
     down: bool,
@@ -35,15 +46,28 @@ pub(super) struct Server {
     epoch: u64,
 }
 
+struct Served {
+    attempt: Key,
+    span: Duration,
+}
+
+struct Antagonist {
+    times: f64,
+    mean: Duration,
+    at_it: bool,
+}
+
 impl Server {
-    pub(super) fn new(slots: usize, limit: usize, service: Service) -> Self {
+    pub(super) fn new(slots: usize, limit: usize, reports: bool) -> Self {
         Self {
             slots,
             limit,
-            service,
             serving: Vec::with_capacity(slots),
             waiting: VecDeque::new(),
+            reporter: reports.then(Reporter::new),
+            utilization: Utilization::default(),
             slow: 1.0,
+            antagonist: None,
             fails: None,
             swallows: false,
             down: false,
@@ -64,44 +88,92 @@ impl Server {
         self.cut_off.iter().any(|clients| clients.contains(&client))
     }
 
-    pub(super) fn admit(&mut self, attempt: Key, rng: &mut fastrand::Rng) -> Admitted {
+    /// What it says of itself, if it does.
+    pub(super) fn report(&mut self, now: Timestamp) -> Option<Report> {
+        let busy = self.utilization.at(now, self.serving.len() as f64 / self.slots as f64);
+        let reporter = self.reporter.as_ref()?;
+        reporter.set_cpu_utilization(busy);
+        Some(reporter.report(now))
+    }
+
+    /// What it says when it is asked.
+    pub(super) fn probed(&mut self, now: Timestamp) -> Option<Report> {
+        if self.down || self.swallows { None } else { self.report(now) }
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        now: Timestamp,
+        attempt: Key,
+        cost: Duration,
+        rng: &mut fastrand::Rng,
+    ) -> Admitted {
         if self.down {
-            return Admitted::Refused;
+            let outcome = Outcome::Failure(Failure::Connect);
+            return Admitted::Answered(Answer { outcome, after: Duration::ZERO, report: None });
         }
         if self.swallows {
             return Admitted::Swallowed;
         }
+        if let Some(reporter) = &self.reporter {
+            reporter.begin();
+        }
         if let Some((share, after)) = self.fails
             && rng.f64() < share
         {
-            return Admitted::Failed { after };
+            return self.refuse(now, after);
         }
         if self.serving.len() < self.slots {
-            self.serving.push(attempt);
-            return Admitted::Serving { span: self.span(rng) };
+            return Admitted::Serving { span: self.serve(now, attempt, cost) };
         }
         if self.waiting.len() >= self.limit {
-            return Admitted::Failed { after: Duration::ZERO };
+            return self.refuse(now, Duration::ZERO);
         }
-        self.waiting.push_back(attempt);
+        self.waiting.push_back((attempt, cost));
         Admitted::Queued
     }
 
-    /// `done` leaves its slot; the first that waits and is still wanted gets it.
-    pub(super) fn next(
-        &mut self,
-        done: Key,
-        rng: &mut fastrand::Rng,
-        wanted: impl Fn(Key) -> bool,
-    ) -> Option<(Key, Duration)> {
-        self.serving.retain(|key| *key != done);
-        while let Some(attempt) = self.waiting.pop_front() {
-            if wanted(attempt) {
-                self.serving.push(attempt);
-                return Some((attempt, self.span(rng)));
-            }
+    fn refuse(&mut self, now: Timestamp, after: Duration) -> Admitted {
+        if let Some(reporter) = &self.reporter {
+            reporter.refused(now);
         }
-        None
+        let outcome = Outcome::of_http(http::StatusCode::SERVICE_UNAVAILABLE);
+        Admitted::Answered(Answer { outcome, after, report: self.report(now) })
+    }
+
+    fn serve(&mut self, now: Timestamp, attempt: Key, cost: Duration) -> Duration {
+        self.utilization.at(now, self.serving.len() as f64 / self.slots as f64);
+        let antagonist = self.antagonist.as_ref().filter(|one| one.at_it);
+        let span = cost.mul_f64(self.slow * antagonist.map_or(1.0, |one| one.times));
+        self.serving.push(Served { attempt, span });
+        span
+    }
+
+    /// `done` leaves its slot, and the first that waits gets it. Whether anybody `wanted` the
+    /// answer is all the same to the slot.
+    pub(super) fn done(
+        &mut self,
+        now: Timestamp,
+        done: Key,
+        wanted: bool,
+    ) -> Option<(Key, Duration)> {
+        self.utilization.at(now, self.serving.len() as f64 / self.slots as f64);
+        let place = self.serving.iter().position(|served| served.attempt == done)?;
+        let Served { span, .. } = self.serving.swap_remove(place);
+        if let Some(reporter) = &self.reporter {
+            if wanted { reporter.end(now, span, false) } else { reporter.cancelled() }
+        }
+        let (next, cost) = self.waiting.pop_front()?;
+        Some((next, self.serve(now, next, cost)))
+    }
+
+    /// Nobody waits for this one any more; without a slot, it leaves.
+    pub(super) fn cancelled(&mut self, attempt: Key) {
+        let before = self.waiting.len();
+        self.waiting.retain(|(waiting, _)| *waiting != attempt);
+        if let Some(reporter) = self.reporter.as_ref().filter(|_| self.waiting.len() < before) {
+            reporter.cancelled();
+        }
     }
 
     /// A fault begins; returns the attempts that it resets.
@@ -111,10 +183,15 @@ impl Server {
             Fault::FailFast { share, after } => self.fails = Some((*share, *after)),
             Fault::BlackHole => self.swallows = true,
             Fault::Partition(clients) => self.cut_off.push(clients.clone()),
+            Fault::Antagonists { times, mean } => {
+                self.antagonist = Some(Antagonist { times: *times, mean: *mean, at_it: false });
+            }
             Fault::Down => {
                 self.down = true;
                 self.epoch += 1;
-                return self.serving.drain(..).chain(self.waiting.drain(..)).collect();
+                self.reporter = self.reporter.take().map(|_| Reporter::new());
+                let waiting = self.waiting.drain(..).map(|(attempt, _)| attempt);
+                return self.serving.drain(..).map(|one| one.attempt).chain(waiting).collect();
             }
         }
         Vec::new()
@@ -126,11 +203,32 @@ impl Server {
             Fault::FailFast { .. } => self.fails = None,
             Fault::BlackHole => self.swallows = false,
             Fault::Partition(clients) => self.cut_off.retain(|cut| cut != clients),
+            Fault::Antagonists { .. } => self.antagonist = None,
             Fault::Down => self.down = false,
         }
     }
 
-    fn span(&self, rng: &mut fastrand::Rng) -> Duration {
-        self.service.draw(rng).mul_f64(self.slow)
+    /// The antagonist comes or goes; returns the mean time until the next change.
+    pub(super) fn toggle(&mut self) -> Option<Duration> {
+        let antagonist = self.antagonist.as_mut()?;
+        antagonist.at_it = !antagonist.at_it;
+        Some(antagonist.mean)
+    }
+}
+
+/// Share of the slots in use, averaged over about a second.
+#[derive(Default)]
+struct Utilization {
+    average: f64,
+    at: Timestamp,
+}
+
+impl Utilization {
+    /// So much was in use since the last look.
+    fn at(&mut self, now: Timestamp, busy: f64) -> f64 {
+        let kept = (-now.since(self.at).as_secs_f64()).exp();
+        self.average = self.average * kept + busy * (1.0 - kept);
+        self.at = now;
+        self.average
     }
 }

@@ -98,7 +98,7 @@ fn in_a_mixed_set_both_halves_work() {
 #[test]
 fn one_client_uses_all_endpoints() {
     let world = World::new(seed(), 1, 20, Service::lognormal(Duration::from_millis(10), 0.3));
-    let report = world.at_rate(50.0).measure(60 * SECOND).run();
+    let report = world.at_rate(50.0).measure(600 * SECOND).run();
     report.assert_sound();
     let all = |picks: &u64| (1..report.calls / 2).contains(picks);
     assert!(report.picks.iter().all(all), "of {} calls: {:?}", report.calls, report.picks);

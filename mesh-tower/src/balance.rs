@@ -25,6 +25,7 @@ use crate::call::{self, Call, Tried};
 use crate::clock;
 use crate::connect::{Held, ResponseBody, Sending};
 use crate::destination::{Destination, Endpoint, Unpicked};
+use crate::report;
 use crate::ticket::{Counted, Ticket};
 use crate::workers::Worker;
 use bytes::Bytes;
@@ -129,7 +130,7 @@ fn unrouted() -> Error {
 fn attempt(
     destination: Arc<Destination>,
     call: Arc<Call>,
-    request: Request<Body>,
+    mut request: Request<Body>,
     worker: Worker,
     now: Timestamp,
 ) -> State {
@@ -151,9 +152,13 @@ fn attempt(
             endpoint.connections.attempted();
             destination.shared().metrics.picked();
             let connections = endpoint.connections.of(worker).clone();
+            let reports = destination.reads_reports();
+            if reports {
+                report::ask(request.headers_mut());
+            }
             let sending = Sending::start(connections, request, call.policy.protocol, call.grpc);
             let ticket = Ticket::new(destination, call, endpoint, now, admission);
-            let ticket = ticket.with_permit(permit).with_probe(probe);
+            let ticket = ticket.with_permit(permit).with_probe(probe).with_reports(reports);
             State::Sending { sending, ticket: Some(ticket) }
         }
         Err(why) => {
@@ -250,6 +255,7 @@ fn answered(
     if response.version() == Version::HTTP_2 {
         ticket.destination().speaks_http2();
     }
+    ticket.report(response.headers_mut());
     if ticket.head(&response).is_failure() {
         // Only a failure is ever retried, so only then is it worth an allocation.
         response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));

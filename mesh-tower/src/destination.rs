@@ -70,6 +70,8 @@ pub(crate) struct Destination {
     ask_again: Arc<Notify>,
     /// One of its endpoints has answered over HTTP/2.
     http2: AtomicBool,
+    /// Whether endpoints are compared by what they report, and there is more than one.
+    reads_reports: AtomicBool,
 }
 
 /// Where endpoints come from, and how they are connected to; what changes them restarts the task.
@@ -155,6 +157,7 @@ impl Destination {
             resolution: watch::Sender::new(Resolution::Waiting),
             ask_again: Arc::new(Notify::new()),
             http2: AtomicBool::new(false),
+            reads_reports: AtomicBool::new(false),
         });
         let watched: Weak<Self> = Arc::downgrade(&destination);
         destination.shared.metrics.observed_by(watched);
@@ -184,6 +187,8 @@ impl Destination {
 
     /// Puts a set in force. The caller holds `source`.
     fn put(&self, set: EndpointSet<Workers>, policy: &Policy) {
+        let compares = set.members().len() > 1;
+        self.reads_reports.store(compares && policy.pick.reads_reports(), Relaxed);
         let picker = self.picker_of(set, policy);
         // Sessions may be a route's own affair: then the first call of one has shown it.
         if policy.affinity.is_some() || self.picker.load().has_addresses() {
@@ -233,6 +238,11 @@ impl Destination {
     /// What layers above use of it.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Whether endpoints are to be asked for load reports.
+    pub(crate) fn reads_reports(&self) -> bool {
+        self.reads_reports.load(Relaxed)
     }
 
     /// Notes that HTTP/2 is spoken.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | response head | latency; for HTTP the outcome, by status |
 //! | trailers | for gRPC the outcome, by `grpc-status` |
+//! | either | what the endpoint reports of its load, if it was asked |
 //! | error before the end | the failure |
 //! | dropped without a head, its time over | a timeout |
 //! | dropped without a head, another attempt was quicker | the time it had as latency |
@@ -25,6 +26,7 @@ use crate::call::Call;
 use crate::clock;
 use crate::destination::{Destination, Endpoint};
 use crate::health_check::IMMEDIATE_FAIL;
+use crate::report;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -50,6 +52,8 @@ pub(crate) struct Ticket {
     probe: Option<Probe>,
     /// Its place under the endpoint's limit, if it has one.
     permit: Option<Permit>,
+    /// The endpoint was asked for a load report.
+    reports: bool,
     /// The head of the response is there.
     answered: bool,
     /// The outcome is recorded; only the end is still to come.
@@ -73,6 +77,7 @@ impl Ticket {
             admission,
             probe: None,
             permit: None,
+            reports: false,
             answered: false,
             decided: false,
         }
@@ -90,6 +95,12 @@ impl Ticket {
         self
     }
 
+    /// The endpoint was asked for a load report.
+    pub(crate) const fn with_reports(mut self, reports: bool) -> Self {
+        self.reports = reports;
+        self
+    }
+
     /// Whom the attempt is for.
     pub(crate) const fn destination(&self) -> &Arc<Destination> {
         &self.destination
@@ -103,6 +114,15 @@ impl Ticket {
     /// Where it is made.
     pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// Takes what the endpoint reports out of a head or trailers.
+    pub(crate) fn report(&self, headers: &mut HeaderMap) {
+        if self.reports
+            && let Some(report) = report::take(headers)
+        {
+            self.endpoint.load().reported(clock::now(), &report);
+        }
     }
 
     /// The response head is here: one clock read, and for HTTP the whole verdict.
@@ -259,11 +279,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Error>>> {
         let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        match &frame {
+        let mut frame = ready!(this.inner.as_mut().poll_frame(cx));
+        match &mut frame {
             Some(Ok(frame)) if frame.is_data() && !this.inner.is_end_stream() => {}
             Some(Ok(frame)) => {
                 if let Some(mut ticket) = this.ticket.take() {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        ticket.report(trailers);
+                    }
                     ticket.trailers(frame.trailers_ref());
                 }
             }

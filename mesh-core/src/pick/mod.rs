@@ -233,6 +233,12 @@ impl Config {
         }
     }
 
+    /// Whether the policy compares endpoints by what they report of themselves.
+    #[must_use]
+    pub const fn reads_reports(&self) -> bool {
+        matches!(self.policy, Policy::ExpectedWait | Policy::WeightedRoundRobin)
+    }
+
     /// How many endpoints are compared.
     fn choices(&self) -> u32 {
         self.choice_count.clamp(2, MAX_CHOICES)

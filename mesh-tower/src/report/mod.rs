@@ -16,6 +16,9 @@
 //!
 //! What the application itself attaches is left as it is: it knows better.
 //!
+//! At the caller, a report that is used is taken out of the answer; where the policy does not use
+//! reports, or there is one endpoint only, nothing is asked for and nothing taken out.
+//!
 //! Cost: while nobody has asked, a look for the field; nothing is counted before the first that
 //! asks.
 //!
@@ -28,7 +31,7 @@ pub use mesh_core::config::LoadReports;
 pub use serving::{Reports, Serving};
 
 use crate::fields;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::load::Report;
 use mesh_core::load::report::{HEADER, HEADER_BIN};
 
@@ -80,6 +83,23 @@ impl Form {
     }
 }
 
+/// Asks for a report, unless the request already does, in whatever form.
+pub(crate) fn ask(headers: &mut HeaderMap) {
+    if !fields::has(headers, &ASK) {
+        headers.insert(ASK, HeaderValue::from_static("BIN"));
+    }
+}
+
+/// Takes the report out of a head or trailers. One that cannot be read is as good as none.
+pub(crate) fn take(headers: &mut HeaderMap) -> Option<Report> {
+    if !is_in(headers) {
+        return None;
+    }
+    let report = Report::of(headers, &[]);
+    strip(headers);
+    report?.ok()
+}
+
 /// Whether a head or trailers carry a report.
 #[must_use]
 pub fn is_in(headers: &HeaderMap) -> bool {
@@ -98,7 +118,6 @@ pub fn strip(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn asking(form: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(ASK, HeaderValue::from_static(form))])

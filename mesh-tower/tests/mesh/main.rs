@@ -19,6 +19,8 @@ mod outlier;
 #[cfg(feature = "axum")]
 mod overload;
 mod relay;
+#[cfg(feature = "axum")]
+mod reports;
 mod retries;
 mod sets;
 mod tls;

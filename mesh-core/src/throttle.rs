@@ -113,7 +113,7 @@ impl Throttle {
 
     fn number(&self, now: Timestamp) -> u64 {
         // Wraps after weeks at the shortest window; a slot of that age would count once more.
-        now.as_nanos() / self.slot.max(1) & NUMBERS
+        (now.as_nanos() / self.slot.max(1)) & NUMBERS
     }
 
     fn count(&self, level: Criticality, now: Timestamp, one: u64) {

@@ -103,7 +103,7 @@ impl Asked {
     }
 
     /// The destination answered.
-    pub(crate) fn answered<B>(mut self: Box<Self>, response: &Response<B>) {
+    pub(crate) fn answered<B>(mut self, response: &Response<B>) {
         let refused = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         let code = GrpcCode::from_headers(response.headers());
         let busy = [GrpcCode::RESOURCE_EXHAUSTED, GrpcCode::UNAVAILABLE];
@@ -112,7 +112,7 @@ impl Asked {
     }
 
     /// The call failed.
-    pub(crate) fn failed(mut self: Box<Self>, error: &Error) {
+    pub(crate) fn failed(mut self, error: &Error) {
         // What never got as far as an endpoint is no word of the destination.
         self.accepted = error.failure().is_none();
     }

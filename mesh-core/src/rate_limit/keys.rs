@@ -34,7 +34,7 @@ impl Keys {
     /// Changes the bucket of a key, from 0 if it is not there; whether `change` agreed.
     pub(super) fn update(&self, key: u64, change: impl FnOnce(u64) -> Option<u64>) -> bool {
         // Multiply and shift, so that rows are equally likely.
-        let row = (u128::from(key) * self.0.len() as u128 >> 64) as usize;
+        let row = ((u128::from(key) * self.0.len() as u128) >> 64) as usize;
         let Some(row) = self.0.get(row) else { return false };
         let mut row = row.lock().unwrap_or_else(PoisonError::into_inner);
         let row = row.get_or_insert_default();

@@ -136,7 +136,11 @@ where
                 (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
             }
             SourceProject::Endpoint { body } => {
-                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+                let frame = ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+                match (frame, &this.served) {
+                    (Some(Ok(frame)), Some(served)) => Some(Ok(served.pass(frame))),
+                    (frame, _) => frame,
+                }
             }
         };
         if let Some(served) = this.served {

@@ -129,7 +129,12 @@ where
             Err(refusal) => return self.refuse(&refusal, served, http1),
         };
         let received = match &self.inbound {
-            Some(own) => own.receive(&mut request, &self.client, served.begun().started),
+            Some(own) => {
+                if own.withholds_reports(&self.client) {
+                    served.withhold_reports();
+                }
+                own.receive(&mut request, &self.client, served.begun().started)
+            }
             None => Ok(None),
         };
         let waiting = match received {

@@ -12,6 +12,7 @@
 //! | `criticality` | told to the endpoint with calls that do not say, or are not believed |
 //! | `timeout` | the call's [`Expiry`]: up to the end of the response body, and told to the endpoint |
 //! | `trustCallers: false` | deadline, criticality and trace of the caller end here |
+//! | `loadReports` | who does not get the reports of the endpoint: its asking ends here, and so do they |
 //! | `drainTimeout` | bounds the drain, where no flag does; the longest counts |
 //!
 //! Connections that are not HTTP carry no calls: only `drainTimeout` means anything to them.
@@ -23,7 +24,7 @@
 
 use crate::config::Wanted;
 use ::http::{HeaderName, Request};
-use mesh_core::config::ServerPolicy;
+use mesh_core::config::{LoadReports, ServerPolicy};
 use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{
     EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout, parse_grpc_timeout,
@@ -34,6 +35,7 @@ use mesh_core::trace_context::TRACEPARENT;
 use mesh_core::{DestinationName, Error, Swap, Timestamp};
 use mesh_tower::listen::Peer;
 use mesh_tower::rate_limit;
+use mesh_tower::report::ASK;
 use mesh_tower::server::{Admission, Admitted};
 use mesh_tower::telemetry::ServerMetrics;
 use parking_lot::Mutex;
@@ -60,6 +62,8 @@ const CALLERS: [HeaderName; 8] = [
 pub(crate) struct Inbound {
     /// Whether the policy asks anything of calls: spares the look at it.
     asks: AtomicBool,
+    /// Whether the policy keeps load reports from some callers: spares the look at it.
+    withholds: AtomicBool,
     policy: Swap<ServerPolicy>,
     rate_limit: Swap<Option<RateLimit>>,
     admission: Arc<Admission>,
@@ -70,6 +74,7 @@ impl Inbound {
     fn new(policy: &Arc<ServerPolicy>, metrics: &Arc<ServerMetrics>) -> Self {
         Self {
             asks: asks(policy).into(),
+            withholds: withholds(policy).into(),
             policy: Arc::clone(policy).into(),
             rate_limit: Swap::new(policy.rate_limit.as_ref().map(RateLimit::new)),
             admission: Arc::new(Admission::new(policy)),
@@ -89,6 +94,13 @@ impl Inbound {
             self.admission.reconfigure(policy);
         }
         self.asks.store(asks(policy), Relaxed);
+        self.withholds.store(withholds(policy), Relaxed);
+    }
+
+    /// Whether a caller does not get the load reports of the endpoint.
+    pub(crate) fn withholds_reports(&self, peer: &Peer) -> bool {
+        self.withholds.load(Relaxed)
+            && (peer.identity().is_none() || self.policy.load().load_reports == LoadReports::Never)
     }
 
     /// Applies the policy to a call that began at `started`; a place that is returned is to be kept
@@ -118,6 +130,9 @@ impl Inbound {
         {
             rate_limit::inbound(limit, request, Some(peer), &self.metrics, started)
                 .inspect_err(|over| self.metrics.shed(over.kind()))?;
+        }
+        if self.withholds_reports(peer) {
+            request.headers_mut().remove(ASK);
         }
         let headers = request.headers_mut();
         if !policy.trust_callers {
@@ -163,6 +178,17 @@ fn asks(policy: &ServerPolicy) -> bool {
         || policy.criticality.is_some()
         || policy.timeout.is_some()
         || !policy.trust_callers
+        || withholds(policy)
+}
+
+/// Whether some callers do not get load reports: strangers, unless the policy says `Always`.
+fn withholds(policy: &ServerPolicy) -> bool {
+    match policy.load_reports {
+        LoadReports::Always => false,
+        LoadReports::Asked => !policy.trust_callers,
+        // `LoadReports` may grow; what is not known is not given.
+        _ => true,
+    }
 }
 
 /// The policies of all inbound listeners.

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use mesh_core::{Error, ErrorKind, GrpcCode};
 use mesh_tower::call::Begun;
+use mesh_tower::report;
 use mesh_tower::server::Place;
 use mesh_tower::telemetry::{End, MethodLabel};
 use mesh_tower::{BoxError, clock};
@@ -48,6 +49,8 @@ pub(crate) struct Served {
     line: Option<Box<access_log::Line>>,
     /// The call's, among those being served; `None` while calls are not counted.
     place: Option<Place>,
+    /// Whether its caller does not get the endpoint's load reports.
+    withholds_reports: bool,
 }
 
 impl Served {
@@ -65,7 +68,13 @@ impl Served {
             complete: false,
             line: common.log.as_ref().map(|log| log.line(request, client)),
             place: None,
+            withholds_reports: false,
         }
+    }
+
+    /// The endpoint's load reports are none of its caller's business.
+    pub(crate) const fn withhold_reports(&mut self) {
+        self.withholds_reports = true;
     }
 
     /// It has a place, to be given back when it is over.
@@ -92,7 +101,10 @@ impl Served {
     }
 
     /// The endpoint answered; `whole` if its answer ends with the head.
-    pub(crate) fn head<B>(&mut self, response: &Response<B>, whole: bool) {
+    pub(crate) fn head<B>(&mut self, response: &mut Response<B>, whole: bool) {
+        if self.withholds_reports {
+            report::strip(response.headers_mut());
+        }
         let status = response.status();
         self.status = Some(status);
         self.complete = whole || self.bodiless;
@@ -108,6 +120,20 @@ impl Served {
         self.code = Some(error.grpc_code());
         self.error = Some(error.kind());
         self.own = true;
+    }
+
+    /// A part of the endpoint's answer as its caller gets it.
+    pub(crate) fn pass(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        if !self.withholds_reports {
+            return frame;
+        }
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                report::strip(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        }
     }
 
     /// A part of the answer's body, or why there will be no more of it; `last` if it is the end.

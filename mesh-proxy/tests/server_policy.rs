@@ -251,6 +251,29 @@ async fn a_rate_limit_answers_429_by_field_and_in_shadow_mode_only_counts() {
 }
 
 #[tokio::test]
+async fn load_reports_go_to_callers_that_may_have_them_and_to_no_others() {
+    let report = Reply::status(200).header("endpoint-load-metrics", "TEXT eps=1");
+    let endpoint = ScriptedEndpoint::http1(report).await;
+    let file = File::new("policy-reports", endpoint.address(), &[APP]);
+    for (policy, passes) in [
+        ("timeout: 1s", true),
+        ("trustCallers: false", false),
+        ("loadReports: Never", false),
+        ("trustCallers: false, loadReports: Always", true),
+    ] {
+        file.write(&[(OF_APP, policy)]);
+        let (_proxy, addresses) = file.start(&[]).await;
+        let mut client = Client::connect(addresses[0]).await;
+        let answer = client.get("endpoint-load-metrics-format: TEXT\r\n").await;
+        assert!(answer.starts_with("http/1.1 200"), "{answer}");
+        assert_eq!(answer.contains("endpoint-load-metrics: text eps=1"), passes, "{policy}");
+        let arrivals = endpoint.arrivals();
+        let arrived = &arrivals.last().unwrap().headers;
+        assert_eq!(arrived.contains_key("endpoint-load-metrics-format"), passes, "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn a_limit_that_adapts_begins_low() {
     let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
     let file = File::new("policy-adaptive", endpoint.address(), &[APP]);

@@ -118,7 +118,17 @@ fn explain_tells_route_destination_and_candidates() {
 fn the_schema_is_that_of_all_kinds() {
     let schema = mesh(&["config", "schema"], "").stdout;
     let schema: serde_json::Value = serde_json::from_slice(&schema).expect("JSON");
-    assert_eq!(schema["oneOf"].as_array().map(Vec::len), Some(7));
+    let kinds: Vec<&str> = schema["oneOf"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|kind| kind["properties"]["kind"]["const"].as_str().or(kind["$ref"].as_str()))
+        .filter_map(|name| name.rsplit('/').next())
+        .collect();
+    let ours = ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "HTTPRouteFilter"];
+    let policies = ["TrafficPolicy", "ServerPolicy", "Listener"];
+    let consul = ["ServiceSplitter", "ServiceResolver"];
+    assert_eq!(kinds, [&ours[..], &policies, &consul].concat());
 }
 
 #[test]

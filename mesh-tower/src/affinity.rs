@@ -30,6 +30,35 @@ pub(crate) struct Affinity {
     session: Option<Session>,
 }
 
+/// The hash of a call.
+#[derive(Debug)]
+pub(crate) struct Hashed {
+    /// `None`: it has nothing that is asked for.
+    pub(crate) hash: Option<u64>,
+    /// Cookies that were made up for it.
+    made: Vec<HeaderValue>,
+}
+
+impl Hashed {
+    /// By the caller's own key, or else by `entries`.
+    pub(crate) fn of<B>(
+        request: &Request<B>,
+        entries: &[hash::Config],
+        options: Option<&CallOptions>,
+        source: Option<IpAddr>,
+    ) -> Self {
+        if let Some(key) = options.and_then(|options| options.hash) {
+            return Self { hash: Some(key), made: Vec::new() };
+        }
+        let asked = entries.iter().any(|entry| entry.source == Source::SourceAddress);
+        let source = source.or_else(|| caller().filter(|_| asked));
+        let input =
+            Input::new(request.headers()).with_query(request.uri().query()).with_source(source);
+        let hashed = hash::hash(entries, &input, &mut || fastrand::u64(..));
+        Self { hash: hashed.hash, made: hashed.cookies }
+    }
+}
+
 /// The session of a call, perhaps a new one.
 #[derive(Debug)]
 struct Session {
@@ -39,29 +68,20 @@ struct Session {
 
 impl Affinity {
     /// Where a call belongs; `None` if nothing says so. `source` is its caller, if that is not to
-    /// be asked of the request being served.
+    /// be asked of the request being served; `hashed` what its route has hashed already.
     pub(crate) fn of<B>(
         request: &Request<B>,
         policy: &Policy,
         options: Option<&CallOptions>,
         source: Option<IpAddr>,
+        hashed: Option<Hashed>,
     ) -> Option<Arc<Self>> {
         let key = options.and_then(|options| options.hash);
         if policy.hash.is_empty() && policy.affinity.is_none() && key.is_none() {
             return None;
         }
-        let (hash, made) = match key {
-            Some(key) => (Some(key), Vec::new()),
-            None => {
-                let asked = policy.hash.iter().any(|entry| entry.source == Source::SourceAddress);
-                let source = source.or_else(|| caller().filter(|_| asked));
-                let input = Input::new(request.headers())
-                    .with_query(request.uri().query())
-                    .with_source(source);
-                let hashed = hash::hash(&policy.hash, &input, &mut || fastrand::u64(..));
-                (hashed.hash, hashed.cookies)
-            }
-        };
+        let Hashed { hash, made } =
+            hashed.unwrap_or_else(|| Hashed::of(request, &policy.hash, options, source));
         let affinity = policy.affinity.as_ref();
         let session = affinity
             .filter(|config| config.cookie.covers(request.uri().path()))

@@ -101,8 +101,8 @@ where
             },
             (None, Target::Fixed(destination)) => {
                 let grpc = mesh_core::is_grpc(request.headers());
-                let mut call = Call::new(clock::now(), destination.policy(), grpc);
-                call.belong(&request, None);
+                let call = Call::new(clock::now(), destination.policy(), grpc);
+                let call = call.belong(&request, None, None);
                 Ok((destination.clone(), Arc::new(call)))
             }
             (None, Target::Invalid(error)) => Err(error.clone()),

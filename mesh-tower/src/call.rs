@@ -9,7 +9,7 @@
 //! extensions. [`pin`], [`pinned`] and [`pinned_mut`] hide the difference, which the compiler
 //! resolves.
 
-use crate::affinity::Affinity;
+use crate::affinity::{Affinity, Hashed};
 use crate::body::Body;
 use crate::call_options::CallOptions;
 use crate::clock;
@@ -143,9 +143,16 @@ impl Call {
     }
 
     /// Finds out where its request belongs; `source` is its caller, if that is not to be asked of
-    /// the request being served.
-    pub(crate) fn belong<B>(&mut self, request: &Request<B>, source: Option<IpAddr>) {
-        self.affinity = Affinity::of(request, &self.policy, self.options.as_deref(), source);
+    /// the request being served, and `hashed` what its route has hashed already.
+    pub(crate) fn belong<B>(
+        mut self,
+        request: &Request<B>,
+        source: Option<IpAddr>,
+        hashed: Option<Hashed>,
+    ) -> Self {
+        let options = self.options.as_deref();
+        self.affinity = Affinity::of(request, &self.policy, options, source, hashed);
+        self
     }
 
     /// The same, to a destination.

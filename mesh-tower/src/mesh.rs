@@ -3,6 +3,7 @@
 //! One value per process, cheap to clone. It owns the background tasks (discovery and the outlier
 //! sweep, one task per destination), which end when the last clone is dropped.
 
+use crate::affinity::Hashed;
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
 use crate::call::{Begun, Call};
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::ToSocketAddrs;
@@ -286,14 +288,15 @@ impl Mesh {
         live.at(live.snapshot.destination(name)?).cloned()
     }
 
-    /// Finds the route of a call. With `plain`, a host that is not
-    /// configured is a DNS name.
+    /// Finds the route of a call, and where it belongs by what `source`, its caller, has sent. With
+    /// `plain`, a host that is not configured is a DNS name.
     pub(crate) fn route<B>(
         &self,
         authority: &str,
         request: &Request<B>,
         plain: bool,
         begun: Begun,
+        source: Option<IpAddr>,
     ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let looked_for = RouteRequest::new(
@@ -304,28 +307,31 @@ impl Mesh {
             request.headers(),
         );
         match live.snapshot.route(&looked_for, &mut || fastrand::u64(..)) {
-            Ok(routed) => {
+            Ok(mut routed) => {
+                let hashed = keep(request, &mut routed, source);
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
-                Ok(live.call(request, begun, &routed)?)
+                Ok(live.call(request, begun, &routed)?.belong(request, source, hashed))
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https, begun.started)?;
-                Ok(new_call(request, begun, destination.policy(), destination))
+                let call = new_call(request, begun, destination.policy(), destination);
+                Ok(call.belong(request, source, None))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
             Err(unrouted) => Err(no_route(&unrouted, authority).into()),
         }
     }
 
-    /// Finds the route of a call among those attached to a destination.
+    /// As [`Mesh::route`], among the routes attached to a destination.
     pub(crate) fn route_to<B>(
         &self,
         name: &DestinationName,
         request: &Request<B>,
         begun: Begun,
+        source: Option<IpAddr>,
     ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let known = live.snapshot.destination(name).and_then(|id| Some((id, live.at(id)?)));
@@ -342,7 +348,10 @@ impl Mesh {
             request.headers(),
         );
         match live.snapshot.route_to(id, &looked_for, &mut || fastrand::u64(..)) {
-            Ok(routed) => Ok(live.call(request, begun, &routed)?),
+            Ok(mut routed) => {
+                let hashed = keep(request, &mut routed, source);
+                Ok(live.call(request, begun, &routed)?.belong(request, source, hashed))
+            }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
             Err(unrouted) => Err(no_route(&unrouted, destination.label()).into()),
         }
@@ -500,6 +509,20 @@ fn secured(snapshot: &Snapshot, id: DestinationId) -> Result<(), Error> {
         .with_destination(config.name.to_string())),
         _ => Ok(()),
     }
+}
+
+/// Keeps a call to the destination of its hash, where its rule says so.
+fn keep<B>(
+    request: &Request<B>,
+    routed: &mut Routed<'_>,
+    source: Option<IpAddr>,
+) -> Option<Hashed> {
+    let entries = routed.rule.hashes()?;
+    let hashed = Hashed::of(request, entries, request.extensions().get(), source);
+    if let Some(kept) = hashed.hash.and_then(|hash| routed.rule.keep(hash)) {
+        routed.backend = kept;
+    }
+    Some(hashed)
 }
 
 fn new_call<B>(

@@ -150,10 +150,8 @@ impl<S> Route<S> {
         B: 'static,
     {
         let state = match self.find(&mut request, begun) {
-            Ok(mut call) => {
-                // By what the caller sent: filters may edit it.
-                call.belong(&request, self.source);
-                call = trusting(call, &mut request);
+            Ok(call) => {
+                let call = trusting(call, &mut request);
                 criticality::send(&call, request.headers_mut());
                 if call.filters.is_some() || call.policy.fault.is_some() {
                     self.shape(call, request)
@@ -221,15 +219,16 @@ impl<S> Route<S> {
         match &self.by {
             By::Request | By::Configured => {
                 let authority = own_authority(request)?;
-                self.mesh.route(&authority, request, matches!(self.by, By::Request), begun)
+                let plain = matches!(self.by, By::Request);
+                self.mesh.route(&authority, request, plain, begun, self.source)
             }
             By::Name(name) => {
                 complete(request, name)?;
-                self.mesh.route(name.as_str(), request, true, begun)
+                self.mesh.route(name.as_str(), request, true, begun, self.source)
             }
             By::Destination(destination, name) => {
                 complete(request, name)?;
-                self.mesh.route_to(destination, request, begun)
+                self.mesh.route_to(destination, request, begun, self.source)
             }
             By::Invalid(error) => Err(error.clone().into()),
         }

@@ -20,6 +20,7 @@ pub use matching::{CookieMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMat
 use self::filter::Filters;
 use crate::config::{Origin, Origins};
 use crate::draw::Draw;
+use crate::hash::{self, Split};
 use crate::pick::Labels;
 use crate::policy::Policy;
 use crate::snapshot::{DestinationId, Routed, Unrouted};
@@ -77,6 +78,8 @@ pub struct Rule {
     /// Where it is written.
     pub origin: Origin,
     total_weight: u64,
+    /// Chooses for calls that are to keep to a destination.
+    split: Option<Split>,
 }
 
 impl Rule {
@@ -87,7 +90,29 @@ impl Rule {
         origin: Origin,
     ) -> Self {
         let total_weight = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        Self { name, matches, backends, answer: None, origin, total_weight }
+        Self { name, matches, backends, answer: None, origin, total_weight, split: None }
+    }
+
+    /// The same, where calls of one hash keep to one destination. `names` are those of the
+    /// destinations, in their order.
+    pub(crate) fn kept<'a>(mut self, names: impl Iterator<Item = &'a str>) -> Self {
+        let weights = self.backends.iter().map(|backend| backend.weight);
+        self.split = Some(Split::new(&self.name, names.zip(weights)));
+        self
+    }
+
+    /// By what calls are hashed that keep to a destination; `None`: each is drawn for itself.
+    #[must_use]
+    pub fn hashes(&self) -> Option<&[hash::Config]> {
+        self.split.as_ref()?;
+        self.backends.first().map(|backend| &backend.policy.hash[..])
+    }
+
+    /// The destination of a hash, in proportion to weight; the same for a hash each time, and a
+    /// changed weight moves as few as it can. `None` if each call is drawn for itself.
+    #[must_use]
+    pub fn keep(&self, hash: u64) -> Option<&Backend> {
+        self.backends.get(self.split.as_ref()?.choose(hash)?)
     }
 
     /// A rule that answers by itself.

@@ -179,3 +179,51 @@ async fn a_path_that_the_cookie_does_not_cover_has_no_session() {
     let request = Request::get("http://inventory/other").body(Body::empty()).expect("valid");
     assert!(cookies(&send(&mesh, request).await.unwrap()).is_empty());
 }
+
+/// Two destinations of equal weight, whose route hashes calls by this, and endpoints that say which.
+async fn split(hash: &str) -> (Vec<ScriptedEndpoint>, Mesh) {
+    let mut endpoints = Vec::new();
+    let mut yaml = String::new();
+    for (number, name) in [("0", "one"), ("1", "two")] {
+        let reply = Reply::status(200).header("x-endpoint", number);
+        endpoints.push(ScriptedEndpoint::http1(reply).await);
+        yaml += &service(name, &addresses(&endpoints[endpoints.len() - 1..]));
+    }
+    yaml += &format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+         metadata: {{ name: split }}\nspec: {{ hostnames: [inventory], rules: [{{ backendRefs: \
+         [{{ name: one, weight: 1 }}, {{ name: two, weight: 1 }}] }}] }}\n\
+         ---\napiVersion: mesh/v1\nkind: TrafficPolicy\nmetadata: {{ name: split }}\n\
+         spec: {{ targetRef: {{ kind: HTTPRoute, name: split }}, hash: [{hash}] }}\n"
+    );
+    (endpoints, mesh(&yaml))
+}
+
+#[tokio::test]
+async fn a_split_by_hash_keeps_to_its_choice() {
+    const USER: HeaderName = HeaderName::from_static("x-user");
+    let (endpoints, mesh) = split("{ header: x-user }").await;
+    for user in 0..40 {
+        let user = user.to_string();
+        let first = endpoint(&get(&mesh, &[(USER, &user)]).await.unwrap());
+        for _ in 0..3 {
+            assert_eq!(endpoint(&get(&mesh, &[(USER, &user)]).await.unwrap()), first, "{user}");
+        }
+    }
+    assert!(endpoints.iter().all(|endpoint| endpoint.calls() > 0));
+}
+
+#[tokio::test]
+async fn a_cookie_made_for_a_split_leads_back_to_the_first_choice() {
+    let (endpoints, mesh) = split("{ cookie: { name: sid, ttl: 1h } }").await;
+    for _ in 0..20 {
+        let head = get(&mesh, &[]).await.unwrap();
+        let [(_, cookie)] = cookies(&head)[..] else { panic!("one cookie: {head:?}") };
+        for _ in 0..3 {
+            let next = get(&mesh, &[(COOKIE, cookie)]).await.unwrap();
+            assert_eq!(endpoint(&next), endpoint(&head));
+            assert!(cookies(&next).is_empty(), "it has one");
+        }
+    }
+    assert!(endpoints.iter().all(|endpoint| endpoint.calls() > 0));
+}

@@ -345,7 +345,19 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Arc::new(Rule::new(label.into(), conditions, backends, origin)))
+        let keeps = backends.len() > 1 && overlaid.get("hash").is_some();
+        let destinations: Vec<DestinationId> =
+            backends.iter().map(|backend| backend.destination).collect();
+        let rule = Rule::new(label.into(), conditions, backends, origin);
+        if !keeps {
+            return Some(Arc::new(rule));
+        }
+        let names: Vec<String> = destinations
+            .iter()
+            .filter_map(|id| snapshot.destinations.get(id.index()))
+            .map(|known| known.name.to_string())
+            .collect();
+        Some(Arc::new(rule.kept(names.iter().map(String::as_str))))
     }
 
     /// The destination that a reference of a route names, or a problem at the reference.

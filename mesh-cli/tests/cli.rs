@@ -122,7 +122,9 @@ fn the_schema_is_that_of_all_kinds() {
         .as_array()
         .expect("a list")
         .iter()
-        .filter_map(|kind| kind["properties"]["kind"]["const"].as_str().or(kind["$ref"].as_str()))
+        .filter_map(|kind| {
+            kind["properties"]["kind"]["const"].as_str().or_else(|| kind["$ref"].as_str())
+        })
         .filter_map(|name| name.rsplit('/').next())
         .collect();
     let ours = ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "HTTPRouteFilter"];

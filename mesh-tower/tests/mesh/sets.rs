@@ -48,7 +48,7 @@ async fn a_call_goes_to_the_subset_of_its_route_or_of_its_options() {
                  - matches: [{ path: { type: PathPrefix, value: /new } }]\n    \
                    backendRefs: [{ name: inventory, subsets: [{ version: \"3\" }, { version: \"2\" }] }]\n  \
                  - backendRefs: [{ name: inventory, subsets: [{ version: \"1\" }] }]\n";
-    let subsets = "pick: { subsets: { selectors: [{ keys: [version] }] } }";
+    let subsets = "pick: { policy: RoundRobin, subsets: { selectors: [{ keys: [version] }] } }";
     let mesh = mesh(&format!("{}{service}{route}", policy(subsets)));
     for _ in 0..20 {
         assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);

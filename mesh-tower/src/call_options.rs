@@ -27,7 +27,8 @@ use mesh_core::retry;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// See the [module docs](self).
+/// What a caller asks for one call, in place of what the policy says: put it into the extensions of
+/// the request. Limits and retry budget of the destination hold all the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallOptions {

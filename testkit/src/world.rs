@@ -1,6 +1,6 @@
 //! A seeded world in virtual time: clients that decide with `mesh-core`, endpoints with a script.
 //!
-//! No sockets, no runtime, no clock: one queue of events, in the order of their [`Timestamp`].
+//! No sockets, no runtime, no clock: one queue of events, in the order of their [`Timestamp`](mesh_core::Timestamp).
 //! Every random draw comes from one generator, so a seed repeats a run exactly.
 //!
 //! - Each client calls on its own, by a Poisson process, and has its own picker, outlier

@@ -39,7 +39,8 @@ const WEIGHTS: [f64; PARTS as usize] =
 /// A fraction of a good call that is always there.
 const SOME: f64 = 0.1;
 
-/// What a server counts about itself; see the [module docs](self).
+/// What a server counts about itself: calls in flight, the median of the last 31 service times, and
+/// rates and errors of the last 2 s.
 ///
 /// ```
 /// use mesh_core::{Timestamp, load::Reporter};

@@ -17,7 +17,7 @@ struct Bucket {
     full_at: u64,
 }
 
-/// See the [module docs](self).
+/// The buckets of the keys that strangers choose, in a table of fixed size.
 #[derive(Debug)]
 pub struct Keys(Box<[Mutex<Option<Box<Row>>>]>);
 

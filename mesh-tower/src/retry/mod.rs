@@ -127,7 +127,7 @@ impl RetryLayer {
         Self::default()
     }
 
-    /// Conditions, attempts and waits for calls without a pinned [`Call`].
+    /// Conditions, attempts and waits for calls without a pinned [`Call`](crate::call::Call).
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;

@@ -4,7 +4,7 @@
 //!
 //! 1. reads the caller's deadline (`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`), criticality
 //!    (`x-mesh-criticality`) and trace (`traceparent`, `tracestate`, `baggage`), and refuses what
-//!    came too late, or is over a rate limit ([`rate_limit`](crate::rate_limit));
+//!    came too late, or is over a rate limit ([`rate_limit`]);
 //! 2. takes a place among those being served, or waits for one, or sheds ([`Admission`]);
 //! 3. polls the handler inside a [`Context`] and a SERVER span, so that the calls it makes
 //!    inherit the remaining time, the criticality and the trace, and drops it when the deadline

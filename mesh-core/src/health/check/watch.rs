@@ -44,7 +44,8 @@ pub enum Next {
     Stop,
 }
 
-/// See the [module docs](self).
+/// The client's side of `grpc.health.v1.Health/Watch` at one endpoint (gRFC A17): what follows from
+/// what was heard, without I/O.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     /// Tries in a row that brought no message.

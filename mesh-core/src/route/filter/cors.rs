@@ -114,7 +114,8 @@ impl Allowed {
     }
 }
 
-/// See the [module docs](self).
+/// Which web pages of other origins may call, and what their browsers are told (Gateway API
+/// `HTTPCORSFilter`; Fetch standard).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cors {

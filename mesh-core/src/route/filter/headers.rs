@@ -6,7 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
 
-/// See the [module docs](self).
+/// What is set, added and removed among the fields of a message (Gateway API `HTTPHeaderFilter`).
 ///
 /// ```
 /// use http::{HeaderMap, HeaderName, HeaderValue};

@@ -21,7 +21,7 @@ fn picker(len: u32, policy: Policy, weighted: bool) -> Picker {
     config.policy = policy;
     for (n, member) in (0u64..).zip(set.members()) {
         let latency = Duration::from_micros(500 + n % 100 * 37);
-        member.endpoint.load().observe(NOW, latency, &config.ewma);
+        config.succeeded(member.endpoint.load(), NOW, latency);
     }
     Picker::new(set, config)
 }
@@ -40,6 +40,8 @@ fn draws() -> impl FnMut() -> u64 {
 fn picks(criterion: &mut Criterion) {
     let later = NOW + Duration::from_millis(250);
     for (name, policy, weighted) in [
+        ("expected_wait", Policy::ExpectedWait, false),
+        ("expected_wait_weighted", Policy::ExpectedWait, true),
         ("peak_ewma", Policy::PeakEwma, false),
         ("peak_ewma_weighted", Policy::PeakEwma, true),
         ("least_request", Policy::LeastRequest, false),

@@ -19,11 +19,13 @@ fn picker(len: u32, policy: Policy, weighted: bool) -> Picker {
     let (set, _) = EndpointSet::empty().update(specs.collect(), |_| ());
     let mut config = Config::default();
     config.policy = policy;
-    for (n, member) in (0u64..).zip(set.members()) {
+    let picker = Picker::new(set, config);
+    // After the picker is made: it remembers who answered last.
+    for (n, member) in (0u64..).zip(picker.set().members()) {
         let latency = Duration::from_micros(500 + n % 100 * 37);
-        config.succeeded(member.endpoint.load(), NOW, latency);
+        picker.config().succeeded(member.endpoint.load(), NOW, latency);
     }
-    Picker::new(set, config)
+    picker
 }
 
 /// xorshift: the draw itself is not what is measured.

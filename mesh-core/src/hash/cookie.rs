@@ -7,7 +7,7 @@
 
 use crate::config::span;
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -80,8 +80,12 @@ impl TryFrom<Written> for Cookie {
 
     fn try_from(written: Written) -> Result<Self, String> {
         let Written { name, ttl, path, secure, same_site } = written;
-        if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(format!("`{}` is not the name of a cookie", name.escape_debug()));
+        // A cookie's name is a token, and so is a field's.
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(format!(
+                "`{}` is not the name of a cookie: use letters, digits and `-._`",
+                name.escape_debug()
+            ));
         }
         if let Some(path) = &path
             && !(path.starts_with('/') && path.bytes().all(is_path))
@@ -99,28 +103,6 @@ impl From<Cookie> for Written {
     fn from(Cookie { name, ttl, path, secure, same_site }: Cookie) -> Self {
         Self { name, ttl, path, secure, same_site }
     }
-}
-
-/// Of a token (RFC 9110 §5.6.2).
-const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
 }
 
 const fn is_path(byte: u8) -> bool {

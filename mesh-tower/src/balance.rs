@@ -21,7 +21,7 @@
 //! Source: `mesh_core::pick`; gRFC A61 (pick by connectivity), Finagle fail-fast.
 
 use crate::body::{Body, BoxError};
-use crate::call::{self, Call, Tried};
+use crate::call::{self, Begun, Call, Tried};
 use crate::clock;
 use crate::connect::{Held, ResponseBody, Sending};
 use crate::destination::{Destination, Endpoint, Unpicked};
@@ -100,8 +100,9 @@ where
                 (None, Target::Routed) => Err(unrouted()),
             },
             (None, Target::Fixed(destination)) => {
-                let grpc = mesh_core::is_grpc(request.headers());
-                let call = Call::new(clock::now(), destination.policy(), grpc);
+                let begun = Begun::now(&request);
+                let policy = destination.policy();
+                let call = Call::of(&request, begun, policy, destination.clone());
                 let call = call.belong(&request, None, None);
                 Ok((destination.clone(), Arc::new(call)))
             }
@@ -255,8 +256,7 @@ fn answered(
     if response.version() == Version::HTTP_2 {
         ticket.destination().speaks_http2();
     }
-    ticket.report(response.headers_mut());
-    if ticket.head(&response).is_failure() {
+    if ticket.head(&mut response).is_failure() {
         // Only a failure is ever retried, so only then is it worth an allocation.
         response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));
     }

@@ -155,6 +155,20 @@ impl Call {
         self
     }
 
+    /// That of a request to a destination, as its caller wants it.
+    pub(crate) fn of<B>(
+        request: &Request<B>,
+        begun: Begun,
+        policy: Arc<Policy>,
+        destination: Arc<Destination>,
+    ) -> Self {
+        let call = Self::new(begun.started, policy, begun.grpc).to(destination);
+        match request.extensions().get::<CallOptions>() {
+            Some(options) => call.with_options(options.clone()),
+            None => call,
+        }
+    }
+
     /// The same, to a destination.
     pub(crate) fn to(mut self, destination: Arc<Destination>) -> Self {
         self.shared = Some(destination.shared().clone());

@@ -7,7 +7,6 @@ use crate::affinity::Hashed;
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
 use crate::call::{Begun, Call};
-use crate::call_options::CallOptions;
 use crate::caller;
 use crate::channel::Channel;
 use crate::clock;
@@ -97,7 +96,7 @@ impl Live {
         routed: &Routed<'_>,
     ) -> Result<Call, Error> {
         let policy = routed.backend.policy.clone();
-        let mut call = new_call(request, begun, policy, self.destination_of(routed)?);
+        let mut call = Call::of(request, begun, policy, self.destination_of(routed)?);
         call.rule = Some(routed.rule.clone());
         call.filters = routed.backend.filters.clone();
         call.subset = routed.backend.subset.clone();
@@ -317,7 +316,7 @@ impl Mesh {
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https, begun.started)?;
-                let call = new_call(request, begun, destination.policy(), destination);
+                let call = Call::of(request, begun, destination.policy(), destination);
                 Ok(call.belong(request, source, None))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
@@ -523,19 +522,6 @@ fn keep<B>(
         routed.backend = kept;
     }
     Some(hashed)
-}
-
-fn new_call<B>(
-    request: &Request<B>,
-    begun: Begun,
-    policy: Arc<Policy>,
-    destination: Arc<Destination>,
-) -> Call {
-    let call = Call::new(begun.started, policy, begun.grpc).to(destination);
-    match request.extensions().get::<CallOptions>() {
-        Some(options) => call.with_options(options.clone()),
-        None => call,
-    }
 }
 
 /// How to connect to the endpoints of a destination.

@@ -18,9 +18,9 @@
 //!
 //! The ticket of a connection that is upgraded to another protocol lasts as long as the connection.
 //!
-//! A failure enters the load as a penalty (5 s, or what the server asked for) instead of its
-//! latency, so that an endpoint that fails fast does not look fast. Source: linkerd2-proxy's load
-//! biaser; the formula is in [`mesh_core::load`].
+//! A failure never enters the load as its latency, so that an endpoint that fails fast does not look
+//! fast: it counts in the share of errors, or for peak EWMA as a penalty (5 s, or what the server asked
+//! for). The formulas are in [`mesh_core::load`]. Source: linkerd2-proxy's load biaser.
 
 use crate::call::Call;
 use crate::clock;
@@ -117,18 +117,19 @@ impl Ticket {
     }
 
     /// Takes what the endpoint reports out of a head or trailers.
-    pub(crate) fn report(&self, headers: &mut HeaderMap) {
+    fn report(&self, now: Timestamp, headers: &mut HeaderMap) {
         if self.reports
             && let Some(report) = report::take(headers)
         {
-            self.endpoint.load().reported(clock::now(), &report);
+            self.endpoint.load().reported(now, &report);
         }
     }
 
     /// The response head is here: one clock read, and for HTTP the whole verdict.
-    pub(crate) fn head<B>(&mut self, response: &Response<B>) -> Outcome {
+    pub(crate) fn head<B>(&mut self, response: &mut Response<B>) -> Outcome {
         self.answered = true;
         let now = clock::now();
+        self.report(now, response.headers_mut());
         if self.call.policy.health_check.is_some()
             && response.headers().contains_key(IMMEDIATE_FAIL)
         {
@@ -285,7 +286,7 @@ where
             Some(Ok(frame)) => {
                 if let Some(mut ticket) = this.ticket.take() {
                     if let Some(trailers) = frame.trailers_mut() {
-                        ticket.report(trailers);
+                        ticket.report(clock::now(), trailers);
                     }
                     ticket.trailers(frame.trailers_ref());
                 }

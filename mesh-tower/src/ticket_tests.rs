@@ -39,8 +39,8 @@ fn response(status: StatusCode) -> http::response::Builder {
 async fn the_head_records_the_latency_and_the_end_the_attempt() {
     let (mut ticket, endpoint) = ticket(false).await;
     advance(Duration::from_millis(200)).await;
-    let head = response(StatusCode::OK).body(()).expect("valid");
-    assert_eq!(ticket.head(&head), Outcome::Success);
+    let mut head = response(StatusCode::OK).body(()).expect("valid");
+    assert_eq!(ticket.head(&mut head), Outcome::Success);
     assert_eq!(endpoint.load().in_flight(), 1);
     assert!((seconds(&endpoint) - 0.4).abs() < 0.01, "twice 200 ms: {}", seconds(&endpoint));
     drop(ticket);
@@ -56,7 +56,7 @@ async fn a_failure_weighs_five_seconds_or_what_the_server_asks_for() {
         if let Some(asked) = asked {
             head = head.header("retry-after", asked);
         }
-        assert!(ticket.head(&head.body(()).expect("valid")).is_failure());
+        assert!(ticket.head(&mut head.body(()).expect("valid")).is_failure());
         drop(ticket);
         assert!((seconds(&endpoint) - expected).abs() < 0.01, "{}", seconds(&endpoint));
     }
@@ -67,8 +67,8 @@ async fn grpc_is_judged_by_its_trailers() {
     for (status, expected) in [(Some("0"), 0.1), (Some("14"), 5.0), (None, 5.0)] {
         let (mut ticket, endpoint) = ticket(true).await;
         advance(Duration::from_millis(100)).await;
-        let head = response(StatusCode::OK).body(()).expect("valid");
-        assert_eq!(ticket.head(&head), Outcome::Success, "no verdict yet");
+        let mut head = response(StatusCode::OK).body(()).expect("valid");
+        assert_eq!(ticket.head(&mut head), Outcome::Success, "no verdict yet");
         let trailers = status.map(|status| {
             Ok(HeaderMap::from_iter([(
                 http::HeaderName::from_static("grpc-status"),
@@ -116,7 +116,7 @@ async fn an_attempt_dropped_when_its_time_is_over_is_a_timeout() {
         let before = seconds(&endpoint);
         advance(Duration::from_secs(1)).await;
         let mut answered = answered;
-        answered.head(&response(StatusCode::OK).body(()).expect("valid"));
+        answered.head(&mut response(StatusCode::OK).body(()).expect("valid"));
         drop(answered);
         assert_eq!(call.at.get(), None, "neither gave up, nor had no answer");
         drop(late);
@@ -146,7 +146,7 @@ async fn a_dropped_attempt_says_nothing_and_gives_the_probe_back() {
     assert!(endpoint.breaker().try_acquire(clock::now(), &config).is_err(), "one probe");
     drop(open(probe));
     let probe = endpoint.breaker().try_acquire(clock::now(), &config).expect("the next probe");
-    open(probe).head(&response(StatusCode::OK).body(()).expect("valid"));
+    open(probe).head(&mut response(StatusCode::OK).body(()).expect("valid"));
     assert!(endpoint.breaker().is_closed());
     assert_eq!(endpoint.load().in_flight(), 0);
 }

@@ -71,6 +71,20 @@ async fn a_call_goes_to_the_subset_of_its_route_or_of_its_options() {
 }
 
 #[tokio::test]
+async fn a_stack_made_by_hand_goes_by_the_options_of_a_call_too() {
+    let (endpoints, service) = endpoints(&VERSIONS).await;
+    let subsets = "pick: { subsets: { selectors: [{ keys: [version] }] } }";
+    let balance = mesh(&format!("{}{service}", policy(subsets))).balance("inventory");
+    let options = CallOptions::new().subset([Labels::from_iter([("version", "2")])]);
+    for _ in 0..10 {
+        let request = Request::get("http://inventory/").extension(options.clone());
+        let request = request.body(Body::empty()).expect("a request");
+        balance.clone().oneshot(request).await.expect("an answer");
+    }
+    assert_eq!(calls(&endpoints), [0, 0, 10]);
+}
+
+#[tokio::test]
 async fn calls_stay_near_and_start_where_they_are_told_to() {
     let (endpoints, service) = endpoints(&[
         "locality: { region: eu, zone: a }",

@@ -58,6 +58,10 @@ pub struct Args {
     #[arg(long, value_name = "N", env = "MESH_CALLER_NUMBER", default_value_t = 0)]
     pub caller_number: u64,
 
+    /// Makes random decisions repeatable, for tests: those of the n-th request follow from it and n.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
     /// Threads that serve, each with its own listener and connections. One per core.
     #[arg(long, value_name = "N", env = "MESH_WORKERS")]
     pub workers: Option<std::num::NonZeroUsize>,

@@ -128,11 +128,13 @@ impl Proxy {
         let caller = Caller::new(args.locality.clone().unwrap_or_default())
             .with_labels(args.labels.clone().unwrap_or_default())
             .with_number(args.caller_number);
-        let mesh = Mesh::builder()
-            .workers(count)
-            .caller(caller)
-            .build()
-            .map_err(|error| StartError::Config(format!("error: {error}")))?;
+        let builder = Mesh::builder().workers(count).caller(caller);
+        let builder = match args.seed {
+            Some(seed) => builder.seed(seed),
+            None => builder,
+        };
+        let mesh =
+            builder.build().map_err(|error| StartError::Config(format!("error: {error}")))?;
         let counters = Arc::new(Counters::default());
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {

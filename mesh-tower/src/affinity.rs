@@ -12,6 +12,7 @@
 //! Source: `mesh_core::hash`, `mesh_core::affinity`.
 
 use crate::call_options::CallOptions;
+use crate::draws::{CallDraws, Decision};
 use crate::server::Context;
 use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderValue, Request};
@@ -30,6 +31,22 @@ pub(crate) struct Affinity {
     session: Option<Session>,
 }
 
+/// Who asks where a call belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) options: Option<&'a CallOptions>,
+    /// Its caller, if that is not to be asked of the request being served.
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) draws: CallDraws,
+}
+
+impl Asked<'_> {
+    /// The key that the caller gives.
+    fn key(&self) -> Option<u64> {
+        self.options.and_then(|options| options.hash)
+    }
+}
+
 /// The hash of a call.
 #[derive(Debug)]
 pub(crate) struct Hashed {
@@ -41,20 +58,15 @@ pub(crate) struct Hashed {
 
 impl Hashed {
     /// By the caller's own key, or else by `entries`.
-    pub(crate) fn of<B>(
-        request: &Request<B>,
-        entries: &[hash::Config],
-        options: Option<&CallOptions>,
-        source: Option<IpAddr>,
-    ) -> Self {
-        if let Some(key) = options.and_then(|options| options.hash) {
+    pub(crate) fn of<B>(request: &Request<B>, entries: &[hash::Config], by: &Asked<'_>) -> Self {
+        if let Some(key) = by.key() {
             return Self { hash: Some(key), made: Vec::new() };
         }
         let asked = entries.iter().any(|entry| entry.source == Source::SourceAddress);
-        let source = source.or_else(|| caller().filter(|_| asked));
+        let source = by.source.or_else(|| caller().filter(|_| asked));
         let input =
             Input::new(request.headers()).with_query(request.uri().query()).with_source(source);
-        let hashed = hash::hash(entries, &input, &mut || fastrand::u64(..));
+        let hashed = hash::hash(entries, &input, &mut by.draws.of(Decision::Hash));
         Self { hash: hashed.hash, made: hashed.cookies }
     }
 }
@@ -67,21 +79,19 @@ struct Session {
 }
 
 impl Affinity {
-    /// Where a call belongs; `None` if nothing says so. `source` is its caller, if that is not to
-    /// be asked of the request being served; `hashed` what its route has hashed already.
+    /// Where a call belongs; `None` if nothing says so. `hashed` is what its route has hashed
+    /// already.
     pub(crate) fn of<B>(
         request: &Request<B>,
         policy: &Policy,
-        options: Option<&CallOptions>,
-        source: Option<IpAddr>,
+        asked: &Asked<'_>,
         hashed: Option<Hashed>,
     ) -> Option<Arc<Self>> {
-        let key = options.and_then(|options| options.hash);
-        if policy.hash.is_empty() && policy.affinity.is_none() && key.is_none() {
+        if policy.hash.is_empty() && policy.affinity.is_none() && asked.key().is_none() {
             return None;
         }
         let Hashed { hash, made } =
-            hashed.unwrap_or_else(|| Hashed::of(request, &policy.hash, options, source));
+            hashed.unwrap_or_else(|| Hashed::of(request, &policy.hash, asked));
         let affinity = policy.affinity.as_ref();
         let session = affinity
             .filter(|config| config.cookie.covers(request.uri().path()))

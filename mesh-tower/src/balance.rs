@@ -25,6 +25,7 @@ use crate::call::{self, Begun, Call, Tried};
 use crate::clock;
 use crate::connect::{Held, ResponseBody, Sending};
 use crate::destination::{Destination, Endpoint, Unpicked};
+use crate::draws::Decision;
 use crate::report;
 use crate::ticket::{Counted, Ticket};
 use crate::workers::Worker;
@@ -102,7 +103,8 @@ where
             (None, Target::Fixed(destination)) => {
                 let begun = Begun::now(&request);
                 let policy = destination.policy();
-                let call = Call::of(&request, begun, policy, destination.clone());
+                let mut call = Call::of(&request, begun, policy, destination.clone());
+                call.draws = destination.draws();
                 let call = call.belong(&request, None, None);
                 Ok((destination.clone(), Arc::new(call)))
             }
@@ -181,7 +183,8 @@ fn choose(
     call: &Call,
     now: Timestamp,
 ) -> Result<(Arc<Endpoint>, Option<Probe>), Unpicked> {
-    let (mut endpoint, reason) = destination.pick(&call.pick_args(now))?;
+    let mut draw = call.draws.of(Decision::Pick(call.tried.len()));
+    let (mut endpoint, reason) = destination.pick(&call.pick_args(now), &mut draw)?;
     let mut probe = None;
     if endpoint.health().is_ejected() && reason != Reason::Panic {
         (endpoint, probe) = on_probation(destination, call, endpoint, now)?;
@@ -211,7 +214,9 @@ fn on_probation(
         outlier::Admitted::No => {
             let mut avoid = call.tried.clone();
             avoid.push(endpoint.id().clone());
-            let (other, reason) = destination.pick(&call.pick_args(now).with_avoid(&avoid))?;
+            let mut draw = call.draws.of(Decision::Pick(avoid.len()));
+            let (other, reason) =
+                destination.pick(&call.pick_args(now).with_avoid(&avoid), &mut draw)?;
             if other.health().is_ejected() && reason != Reason::Panic {
                 let message = "its endpoints are on probation, and other calls are deciding";
                 let error = Error::new(ErrorKind::NoHealthyEndpoint, message)

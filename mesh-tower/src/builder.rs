@@ -1,6 +1,7 @@
 //! Builds a [`Mesh`] by hand.
 
 use crate::destination::Environment;
+use crate::draws::Draws;
 use crate::mesh::Mesh;
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -36,6 +37,7 @@ pub struct MeshBuilder {
     server_tls: Option<ServerTls>,
     service: Option<DestinationName>,
     caller: Caller,
+    seed: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,15 @@ impl MeshBuilder {
         self
     }
 
+    /// Makes random decisions repeatable, for tests: those of the n-th call (split, fault, pick,
+    /// back-off) then follow from the seed and n, in process and in the proxy (`--seed`) alike.
+    /// Default: none. Picks by load or latency depend on measured time all the same.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
     /// Certificate and key for [`Mesh::listen`], as PEM files that are read again when they change.
     /// With `client_ca`, callers must present a certificate signed by it (mTLS).
     #[must_use]
@@ -125,10 +136,11 @@ impl MeshBuilder {
         };
         let mut caller = self.caller;
         if caller.seed == 0 {
-            caller.seed = fastrand::u64(1..);
+            caller.seed = self.seed.map_or_else(|| fastrand::u64(1..), |seed| seed | 1);
         }
         let (workers, caller) = (self.workers.max(1), Arc::new(caller));
-        let environment = Environment { dns, runtime, workers, caller };
+        let draws = Draws::new(self.seed);
+        let environment = Environment { dns, runtime, workers, caller, draws };
         let mesh = Mesh::start(environment, Metrics::new(), server_tls, self.service);
         if !sources.is_empty() {
             mesh.configure(&sources)?;

@@ -9,12 +9,13 @@
 //! extensions. [`pin`], [`pinned`] and [`pinned_mut`] hide the difference, which the compiler
 //! resolves.
 
-use crate::affinity::{Affinity, Hashed};
+use crate::affinity::{Affinity, Asked, Hashed};
 use crate::body::Body;
 use crate::call_options::CallOptions;
 use crate::clock;
 use crate::deadline::Sent;
 use crate::destination::Destination;
+use crate::draws::CallDraws;
 use crate::guard::Guard;
 use crate::telemetry::DestinationMetrics;
 use http::Request;
@@ -68,6 +69,8 @@ pub struct Call {
     pub(crate) filters: Option<Arc<Filters>>,
     /// Whom it is for, once routed.
     pub(crate) destination: Option<Arc<Destination>>,
+    /// Where its random decisions come from.
+    pub(crate) draws: CallDraws,
     /// When its request is sent in full, if `expiry` counts from then.
     pub(crate) sent: Option<Arc<Sent>>,
     /// Whether other attempts of the call may be under way beside this one.
@@ -115,6 +118,7 @@ impl Call {
             retry: None,
             filters: None,
             destination: None,
+            draws: CallDraws::OF_THREAD,
             sent: None,
             hedged: false,
             at: OnceLock::new(),
@@ -151,7 +155,8 @@ impl Call {
         hashed: Option<Hashed>,
     ) -> Self {
         let options = self.options.as_deref();
-        self.affinity = Affinity::of(request, &self.policy, options, source, hashed);
+        let asked = Asked { options, source, draws: self.draws };
+        self.affinity = Affinity::of(request, &self.policy, &asked, hashed);
         self
     }
 

@@ -18,6 +18,7 @@ pub use self::state::{DestinationState, EndpointView};
 use crate::call::{Call, Shared};
 use crate::clock;
 use crate::connect::{self, Caps, Connections, Protocol};
+use crate::draws::{CallDraws, Draws};
 use crate::guard::Guard;
 use crate::health_check::Checks;
 use crate::telemetry::{BreakerState, DestinationMetrics};
@@ -30,7 +31,9 @@ use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
-use mesh_core::{EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp};
+use mesh_core::{
+    Draw, EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp,
+};
 use mesh_discovery::{Dns, Failure, Update};
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -54,6 +57,7 @@ pub(crate) struct Environment {
     pub(crate) workers: usize,
     /// Who picks.
     pub(crate) caller: Arc<Caller>,
+    pub(crate) draws: Draws,
 }
 
 /// See the [module docs](self).
@@ -274,10 +278,19 @@ impl Destination {
         }
     }
 
+    /// The draws of a call that nobody has routed.
+    pub(crate) fn draws(&self) -> CallDraws {
+        self.environment.draws.next_call()
+    }
+
     /// Chooses an endpoint that this call has not tried, if there is one.
-    pub(crate) fn pick(&self, args: &PickArgs<'_>) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
+    pub(crate) fn pick(
+        &self,
+        args: &PickArgs<'_>,
+        draw: &mut impl Draw,
+    ) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
         let picker = self.picker.load();
-        match picker.pick(args, &mut || fastrand::u64(..)) {
+        match picker.pick(args, draw) {
             Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
             Err(NoPick::AllOut { .. }) if self.awaits_check() => Err(Unpicked::Unresolved),
             Err(NoPick::AllOut { example, .. }) => {

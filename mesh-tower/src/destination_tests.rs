@@ -6,9 +6,7 @@ use crate::workers::Worker;
 pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoint>) {
     let destination = start("127.0.0.1", policy);
     destination.resolved().await;
-    let Ok((endpoint, _)) = destination.pick(&PickArgs::new(clock::now())) else {
-        panic!("an endpoint")
-    };
+    let Ok((endpoint, _)) = pick(&destination) else { panic!("an endpoint") };
     (destination, endpoint)
 }
 
@@ -31,13 +29,18 @@ pub(crate) fn start_with(
         runtime: Handle::current(),
         workers: 1,
         caller: Arc::default(),
+        draws: Draws::default(),
     };
     let metrics = Metrics::new().destination(label);
     Destination::start(label.into(), config, Arc::new(connect), &environment, metrics)
 }
 
+fn pick(destination: &Destination) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
+    destination.pick(&PickArgs::new(clock::now()), &mut || fastrand::u64(..))
+}
+
 pub(super) fn refusal(destination: &Destination) -> Option<Error> {
-    match destination.pick(&PickArgs::new(clock::now())) {
+    match pick(destination) {
         Err(Unpicked::Final(error)) => Some(error),
         Err(Unpicked::Unresolved) | Ok(_) => None,
     }
@@ -46,11 +49,9 @@ pub(super) fn refusal(destination: &Destination) -> Option<Error> {
 #[tokio::test(start_paused = true)]
 async fn the_first_call_waits_for_discovery() {
     let destination = start("127.0.0.1", Policy::default());
-    assert!(matches!(destination.pick(&PickArgs::new(clock::now())), Err(Unpicked::Unresolved)));
+    assert!(matches!(pick(&destination), Err(Unpicked::Unresolved)));
     destination.resolved().await;
-    let Ok((endpoint, reason)) = destination.pick(&PickArgs::new(clock::now())) else {
-        panic!("resolved")
-    };
+    let Ok((endpoint, reason)) = pick(&destination) else { panic!("resolved") };
     assert_eq!((endpoint.id().as_str(), reason), ("127.0.0.1:9", Reason::Only));
     destination.resolved().await;
 }
@@ -87,9 +88,7 @@ async fn an_endpoint_that_moves_is_called_where_it_is_now() {
     let mut spec = EndpointSpec::new(server.address()).with_id(before.id().as_str());
     let generation = destination.source.lock().generation;
     destination.update(generation, false, vec![spec.clone()]);
-    let Ok((moved, _)) = destination.pick(&PickArgs::new(clock::now())) else {
-        panic!("an endpoint")
-    };
+    let Ok((moved, _)) = pick(&destination) else { panic!("an endpoint") };
     assert_eq!(moved.id(), before.id());
     let connections = moved.connections.of(Worker::default());
     connections.probe(mesh_core::policy::Protocol::Http1).await.expect("at its new address");
@@ -97,9 +96,7 @@ async fn an_endpoint_that_moves_is_called_where_it_is_now() {
 
     spec = spec.with_weight(7);
     destination.update(generation, false, vec![spec]);
-    let Ok((same, _)) = destination.pick(&PickArgs::new(clock::now())) else {
-        panic!("an endpoint")
-    };
+    let Ok((same, _)) = pick(&destination) else { panic!("an endpoint") };
     assert!(Arc::ptr_eq(&same, &moved), "it keeps its connections");
 }
 
@@ -108,9 +105,7 @@ async fn a_task_that_was_replaced_is_not_believed() {
     let (destination, endpoint) = destination(Policy::default()).await;
     let generation = destination.source.lock().generation;
     destination.update(generation - 1, false, Vec::new());
-    let Ok((still, _)) = destination.pick(&PickArgs::new(clock::now())) else {
-        panic!("unchanged")
-    };
+    let Ok((still, _)) = pick(&destination) else { panic!("unchanged") };
     assert!(Arc::ptr_eq(&still, &endpoint));
 }
 

@@ -19,6 +19,7 @@ use crate::answer;
 use crate::call::{self, Call};
 use crate::clock;
 use crate::deadline;
+use crate::draws::Decision;
 use crate::filter::After;
 use crate::telemetry;
 use bytes::Bytes;
@@ -41,7 +42,7 @@ impl Fault {
     /// Decides on a call; `None` leaves it alone.
     pub(crate) fn decide<B>(call: &Call, request: &Request<B>, active: &Active) -> Option<Self> {
         let config = call.policy.fault.as_ref()?;
-        let injected = config.decide(request.headers(), &mut || fastrand::u64(..));
+        let injected = config.decide(request.headers(), &mut call.draws.of(Decision::Fault));
         if injected == Injected::default() {
             return None;
         }

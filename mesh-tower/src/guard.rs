@@ -13,6 +13,7 @@
 //! Algorithms: [`mesh_core::rate_limit`], [`mesh_core::throttle`].
 
 use crate::call::Call;
+use crate::draws::{CallDraws, Decision};
 use crate::{clock, rate_limit};
 use http::{Request, Response, StatusCode};
 use mesh_core::criticality::{CRITICALITY, Criticality};
@@ -67,11 +68,11 @@ pub(crate) fn ask<B>(call: &Call, request: &Request<B>) -> Result<Option<Box<Ask
     }
     let Some(shared) = call.shared.as_deref() else { return Ok(None) };
     let checked = match &*shared.guard.rate_limit.load() {
-        Some(limit) => rate_limit::outbound(limit, request, &shared.metrics),
+        Some(limit) => rate_limit::outbound(limit, request, call.draws, &shared.metrics),
         None => Ok(()),
     };
     let asked = checked.and_then(|()| match &*shared.guard.throttle.load() {
-        Some(throttle) => Asked::begin(throttle, request).map(Some),
+        Some(throttle) => Asked::begin(throttle, request, call.draws).map(Some),
         None => Ok(None),
     });
     asked.inspect_err(|refusal| shared.metrics.shed(refusal.kind())).map_err(|refusal| match &call
@@ -91,11 +92,15 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    fn begin<B>(throttle: &Arc<Throttle>, request: &Request<B>) -> Result<Box<Self>, Error> {
+    fn begin<B>(
+        throttle: &Arc<Throttle>,
+        request: &Request<B>,
+        draws: CallDraws,
+    ) -> Result<Box<Self>, Error> {
         let told = request.headers().get(CRITICALITY);
         let told = told.and_then(|told| Criticality::parse(told.as_bytes()));
         let level = told.unwrap_or_default();
-        if throttle.ask(level, clock::now(), &mut || fastrand::u64(..)) {
+        if throttle.ask(level, clock::now(), &mut draws.of(Decision::Throttle)) {
             return Ok(Box::new(Self { throttle: throttle.clone(), level, accepted: true }));
         }
         let why = "throttled here: the destination refuses most calls of this criticality";

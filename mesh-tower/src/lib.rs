@@ -15,6 +15,7 @@ pub mod connect;
 pub mod criticality;
 pub mod deadline;
 mod destination;
+mod draws;
 mod fault;
 mod fields;
 mod filter;

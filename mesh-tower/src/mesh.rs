@@ -3,7 +3,7 @@
 //! One value per process, cheap to clone. It owns the background tasks (discovery and the outlier
 //! sweep, one task per destination), which end when the last clone is dropped.
 
-use crate::affinity::Hashed;
+use crate::affinity::{Asked, Hashed};
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
 use crate::call::{Begun, Call};
@@ -12,6 +12,7 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::connect;
 use crate::destination::{Destination, DestinationState, Environment};
+use crate::draws::{CallDraws, Decision};
 use crate::listen::Listener;
 use crate::mirror;
 use crate::plain::Plain;
@@ -93,10 +94,12 @@ impl Live {
         &self,
         request: &Request<B>,
         begun: Begun,
+        draws: CallDraws,
         routed: &Routed<'_>,
     ) -> Result<Call, Error> {
         let policy = routed.backend.policy.clone();
         let mut call = Call::of(request, begun, policy, self.destination_of(routed)?);
+        call.draws = draws;
         call.rule = Some(routed.rule.clone());
         call.filters = routed.backend.filters.clone();
         call.subset = routed.backend.subset.clone();
@@ -305,18 +308,20 @@ impl Mesh {
             request.uri().query(),
             request.headers(),
         );
-        match live.snapshot.route(&looked_for, &mut || fastrand::u64(..)) {
+        let draws = self.shared.environment.draws.next_call();
+        match live.snapshot.route(&looked_for, &mut draws.of(Decision::Route)) {
             Ok(mut routed) => {
-                let hashed = keep(request, &mut routed, source);
+                let hashed = keep(request, &mut routed, source, draws);
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
-                Ok(live.call(request, begun, &routed)?.belong(request, source, hashed))
+                Ok(live.call(request, begun, draws, &routed)?.belong(request, source, hashed))
             }
             Err(Unrouted::UnknownHost) if plain => {
                 let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https, begun.started)?;
-                let call = Call::of(request, begun, destination.policy(), destination);
+                let mut call = Call::of(request, begun, destination.policy(), destination);
+                call.draws = draws;
                 Ok(call.belong(request, source, None))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
@@ -346,10 +351,11 @@ impl Mesh {
             request.uri().query(),
             request.headers(),
         );
-        match live.snapshot.route_to(id, &looked_for, &mut || fastrand::u64(..)) {
+        let draws = self.shared.environment.draws.next_call();
+        match live.snapshot.route_to(id, &looked_for, &mut draws.of(Decision::Route)) {
             Ok(mut routed) => {
-                let hashed = keep(request, &mut routed, source);
-                Ok(live.call(request, begun, &routed)?.belong(request, source, hashed))
+                let hashed = keep(request, &mut routed, source, draws);
+                Ok(live.call(request, begun, draws, &routed)?.belong(request, source, hashed))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
             Err(unrouted) => Err(no_route(&unrouted, destination.label()).into()),
@@ -515,9 +521,11 @@ fn keep<B>(
     request: &Request<B>,
     routed: &mut Routed<'_>,
     source: Option<IpAddr>,
+    draws: CallDraws,
 ) -> Option<Hashed> {
     let entries = routed.rule.hashes()?;
-    let hashed = Hashed::of(request, entries, request.extensions().get(), source);
+    let asked = Asked { options: request.extensions().get(), source, draws };
+    let hashed = Hashed::of(request, entries, &asked);
     if let Some(kept) = hashed.hash.and_then(|hash| routed.rule.keep(hash)) {
         routed.backend = kept;
     }

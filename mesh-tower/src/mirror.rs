@@ -19,6 +19,7 @@
 use crate::body::{Body, BoxError};
 use crate::call::{self, Call};
 use crate::clock;
+use crate::draws::{CallDraws, Decision};
 use crate::mesh::Mesh;
 use crate::stack;
 use bytes::Bytes;
@@ -47,12 +48,18 @@ const BEHIND: usize = 256 * 1024;
 const READ: usize = 1 << 20;
 
 /// Sends a copy to each of `mirrors` that takes this request.
-pub(crate) fn send<B: 'static>(mesh: &Mesh, mirrors: &[Mirror], request: &mut Request<B>) {
+pub(crate) fn send<B: 'static>(
+    mesh: &Mesh,
+    mirrors: &[Mirror],
+    draws: CallDraws,
+    request: &mut Request<B>,
+) {
     if request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE) {
         return;
     }
+    let mut draw = draws.of(Decision::Mirror);
     for mirror in mirrors {
-        if !mirror.fraction.takes(&mut || fastrand::u64(..)) {
+        if !mirror.fraction.takes(&mut draw) {
             continue;
         }
         let Some(destination) = mesh.known(&mirror.destination) else { continue };
@@ -67,6 +74,7 @@ pub(crate) fn send<B: 'static>(mesh: &Mesh, mirrors: &[Mirror], request: &mut Re
         let grpc = is_grpc(copy.headers());
         let mut call = Call::new(clock::now(), mirror.policy.clone(), grpc).to(destination);
         call.subset = mirror.subset.clone();
+        call.draws = draws;
         call::pin(&mut copy, call);
         let mut service = stack::below(mesh.own_worker());
         tokio::spawn(async move {

@@ -11,11 +11,12 @@
 //! above retry, so that a call counts once, whatever its attempts.
 
 use crate::clock;
+use crate::draws::{CallDraws, Decision};
 use crate::listen::Peer;
 use crate::telemetry::{DestinationMetrics, ServerMetrics};
 use http::Request;
 use mesh_core::rate_limit::{Asked, RateLimit, Verdict};
-use mesh_core::{Error, ErrorKind, Timestamp};
+use mesh_core::{Draw, Error, ErrorKind, Timestamp};
 
 pub use mesh_core::rate_limit::{By, Config, Descriptor, Entry, TokenBucket};
 
@@ -33,16 +34,20 @@ pub fn inbound<B>(
     let identity = peer.and_then(|peer| peer.identity()?.name());
     let address = peer.map(|peer| peer.address().ip());
     let asked = asked(request).from(identity, address);
-    check(limit, &asked, now, |enforced| metrics.rate_limited(enforced))
+    let draw = &mut || fastrand::u64(..);
+    check(limit, &asked, now, draw, |enforced| metrics.rate_limited(enforced))
 }
 
 /// Holds a call that leaves against a limit.
 pub(crate) fn outbound<B>(
     limit: &RateLimit,
     request: &Request<B>,
+    draws: CallDraws,
     metrics: &DestinationMetrics,
 ) -> Result<(), Error> {
-    check(limit, &asked(request), clock::now(), |enforced| metrics.rate_limited(enforced))
+    let draw = &mut draws.of(Decision::RateLimit);
+    let count = |enforced| metrics.rate_limited(enforced);
+    check(limit, &asked(request), clock::now(), draw, count)
 }
 
 fn asked<B>(request: &Request<B>) -> Asked<'_> {
@@ -53,9 +58,10 @@ fn check(
     limit: &RateLimit,
     asked: &Asked<'_>,
     now: Timestamp,
+    draw: &mut impl Draw,
     count: impl FnOnce(bool),
 ) -> Result<(), Error> {
-    match limit.check(asked, now, &mut || fastrand::u64(..)) {
+    match limit.check(asked, now, draw) {
         Verdict::Refuse => {
             count(true);
             Err(Error::new(ErrorKind::RateLimited, "more calls came than the rate limit allows"))

@@ -123,7 +123,8 @@ async fn pick(
     tried: &[mesh_core::EndpointId],
 ) -> Result<Arc<Endpoint>, Error> {
     loop {
-        match destination.pick(&PickArgs::new(clock::now()).with_avoid(tried).with_subset(subset)) {
+        let args = PickArgs::new(clock::now()).with_avoid(tried).with_subset(subset);
+        match destination.pick(&args, &mut || fastrand::u64(..)) {
             Ok((endpoint, _)) => return Ok(endpoint),
             Err(Unpicked::Final(error)) => return Err(error),
             Err(Unpicked::Unresolved) => destination.resolved().await,

@@ -184,7 +184,7 @@ impl<S> Route<S> {
                 Ok(after) => after,
                 Err(response) => return State::Answered { response: Some(response) },
             };
-            mirror::send(&self.mesh, &filters.mirrors, &mut request);
+            mirror::send(&self.mesh, &filters.mirrors, call.draws, &mut request);
         }
         call::pin(&mut request, call);
         let Some(fault) = fault else {

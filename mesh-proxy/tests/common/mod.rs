@@ -58,9 +58,14 @@ impl File {
         std::fs::write(&self.0, yaml).unwrap();
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
     /// A proxy in this process, with its listeners.
     pub(crate) async fn proxy(&self) -> Proxy {
-        let given = ["mesh-proxy", "--workers", "1", "--config", self.0.to_str().unwrap()];
+        let given = ["mesh-proxy", "--workers", "1", "--config", self.path()];
         Proxy::start(Args::try_parse_from(given).unwrap()).await.unwrap()
     }
 }

@@ -7,6 +7,7 @@ use crate::call::{Call, Tried};
 use crate::call_options::CallOptions;
 use crate::clock;
 use crate::deadline::Expiry;
+use crate::draws::Decision;
 use crate::telemetry::DestinationMetrics;
 use http::{Response, StatusCode};
 use mesh_core::hedge::Latencies;
@@ -210,7 +211,9 @@ impl<S> Repeat<S> {
             None if answer.as_ref().is_err_and(Error::is_retryable) => Duration::ZERO,
             None => {
                 self.backoffs = self.backoffs.saturating_add(1);
-                self.config().backoff.delay(self.backoffs, &mut || fastrand::u64(..))
+                let draws = self.pinned().map(|call| call.draws).unwrap_or_default();
+                let draw = &mut draws.of(Decision::Backoff(self.backoffs));
+                self.config().backoff.delay(self.backoffs, draw)
             }
         }
     }

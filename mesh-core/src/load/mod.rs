@@ -195,6 +195,15 @@ impl Load {
         self.wait.failed(now);
     }
 
+    /// It can be connected to again after it could not: its failures were those of a process that
+    /// is gone. Without this, an endpoint that was restarted would be left alone for minutes where
+    /// calls take a few milliseconds, since one failure costs as much as many of them.
+    pub fn came_back(&self) {
+        self.wait.came_back();
+        // Peak EWMA has penalties among its latencies: it starts anew.
+        self.ewma.store(0, Relaxed);
+    }
+
     /// The endpoint has said this of itself, with a response or asked by a probe.
     pub fn reported(&self, now: Timestamp, report: &Report) {
         self.wait.told(now, report);

@@ -37,6 +37,15 @@ fn an_unconfirmed_estimate_fades() {
 }
 
 #[test]
+fn who_comes_back_starts_anew() {
+    let (load, config) = (Load::new(), Config::default());
+    load.penalize(at(0), 5 * SECOND, &config);
+    close(load.latency(at(0), &config), 5.0);
+    load.came_back();
+    close(load.latency(at(0), &config), 0.03);
+}
+
+#[test]
 fn load_is_the_estimate_times_what_is_in_flight() {
     let (load, config) = (Load::new(), Config::default());
     load.observe(at(1), 100 * MS, &config);

@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | success after `r` | `s^0.7 · r^0.3`: an average of logarithms, which one slow call does not upset | `0.9·e` |
 //! | failure, timeout | – | `e + 0.1·(1 − e)` |
+//! | it can be connected to again after it could not | – | 0 |
 //! | time | after 30 s without news, what is above the average falls back to it: `a + (s − a)·30 s/age` | `e·τ/(τ + age)`, `τ` = 20 s |
 //!
 //! While calls are pending, the time since the endpoint last answered one is a lower bound of `s`: a
@@ -118,6 +119,11 @@ impl Wait {
             ..own
         });
         self.progress.store(now.as_nanos(), Relaxed);
+    }
+
+    /// Another process is there now: how fast it is may be as before, its failures are its own.
+    pub(super) fn came_back(&self) {
+        self.own.fetch_and(!u64::from(u32::MAX), Relaxed);
     }
 
     /// Replaces what is known by `change` of it, its errors faded to `now`.

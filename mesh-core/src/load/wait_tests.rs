@@ -68,6 +68,21 @@ fn a_failure_costs_a_tenth_of_a_second_however_fast_it_is() {
 }
 
 #[test]
+fn who_comes_back_has_the_latency_but_not_the_failures_of_before() {
+    let load = load();
+    (0..50).for_each(|n| load.succeeded(at(n), 10 * MS));
+    (50..60).for_each(|n| load.failed(at(n)));
+    assert!(load.expected_wait(at(60)) > 0.5);
+    load.came_back();
+    close(load.expected_wait(at(60)), 0.01);
+
+    let never_answered = self::load();
+    never_answered.failed(at(0));
+    never_answered.came_back();
+    close(never_answered.expected_wait(at(0)), 0.04);
+}
+
+#[test]
 fn where_calls_are_long_a_failure_costs_as_many_of_them() {
     let recent = Arc::new(Recent::default());
     recent.succeeded(2_000 * MS);

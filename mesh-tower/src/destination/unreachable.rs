@@ -74,6 +74,7 @@ async fn reconnect(destination: Weak<Destination>, endpoint: Arc<Endpoint>, mut 
         let now = clock::now();
         match reached {
             Ok(()) => {
+                endpoint.load().came_back();
                 endpoint.health().set_reachable(now);
                 endpoint.connections.found();
                 tracing::info!("mesh.destination" = &*destination.label, "mesh.endpoint" = %endpoint.id(), "endpoint reachable again");

@@ -205,8 +205,10 @@ impl Client {
         waited: Duration,
     ) -> Option<Duration> {
         let (_, longest) = RECONNECT;
-        let health = self.picker.set().members()[endpoint].endpoint.health();
+        let known = &self.picker.set().members()[endpoint].endpoint;
+        let health = known.health();
         if up {
+            known.load().came_back();
             health.set_reachable(now);
             return None;
         }

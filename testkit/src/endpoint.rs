@@ -17,9 +17,11 @@
 //! ```
 
 mod reply;
+mod restart;
 mod socket;
 
 pub use reply::{Broken, Reply, ReplyBody};
+pub use restart::rolling_restart;
 pub use socket::BlackHole;
 pub(crate) use socket::Resettable;
 
@@ -196,12 +198,30 @@ impl ScriptedEndpoint {
         lock(&self.shared.arrivals).clone()
     }
 
+    /// Forgets what arrived; a test with very many calls would keep them all in memory.
+    pub fn forget(&self) {
+        lock(&self.shared.arrivals).clear();
+    }
+
     /// Ends like a killed process: connections are reset, the port refuses.
     ///
     /// The port stays taken, so no other test gets it before [`restart`](Self::restart).
     pub async fn kill(&mut self) {
+        self.end(Order::Kill).await;
+    }
+
+    /// Ends like a process that is asked to: takes nothing new, tells callers so on each connection
+    /// (GOAWAY, or `Connection: close`), finishes what runs, and then the port refuses.
+    ///
+    /// The port stays taken, as with [`kill`](Self::kill). A [`drain`](Self::drain) is the same
+    /// without the wait.
+    pub async fn stop(&mut self) {
+        self.end(Order::Drain).await;
+    }
+
+    async fn end(&mut self, order: Order) {
         if let Running::Up { control, task } = &mut self.running {
-            control.send_replace(Order::Kill);
+            control.send_replace(order);
             task.await.expect("the endpoint's accept loop does not panic");
             self.running = Running::Down(Held::new(self.address));
         }

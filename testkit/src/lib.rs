@@ -2,6 +2,7 @@
 //!
 //! - [`contract`]: the one test that every layer passes.
 //! - [`endpoint`]: scripted endpoints on real loopback sockets.
+//! - [`figure()`]: what a test measured, shown at the end of all tests.
 //! - [`greeter`]: a gRPC service with all four shapes of a call.
 //! - [`net`]: certificates, and a faulty network in user space.
 //! - [`parts`]: real programs, or the reason why a test is skipped.
@@ -11,10 +12,21 @@
 
 pub mod contract;
 pub mod endpoint;
+mod figure;
 pub mod greeter;
 pub mod net;
 pub mod parts;
 mod wait;
 pub mod world;
 
+pub use figure::figure;
 pub use wait::until;
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The folder of what is built, where tests leave notes for `cargo xtask test`.
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}

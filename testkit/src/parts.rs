@@ -8,10 +8,10 @@
 //! assert!(curl.is_absolute());
 //! ```
 
+use crate::figure::note;
+use crate::target;
 use std::env;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// One line per program: its name, and the Debian package that has it.
@@ -91,16 +91,7 @@ pub fn may_use_namespaces(test: &str) -> bool {
 /// Test harnesses hide what a passing test prints, so the line also goes to
 /// `target/skipped.txt`, which `cargo xtask test` shows at its end.
 pub fn skip(test: &str, reason: &str) {
-    let line = format!("skipped: {test}: {reason}\n");
-    eprint!("{line}");
-    let file = OpenOptions::new().create(true).append(true).open(target().join("skipped.txt"));
-    // Without the file the line is still on the test's own output.
-    let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
-}
-
-fn target() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+    note("skipped.txt", &format!("skipped: {test}: {reason}\n"));
 }
 
 #[cfg(test)]

@@ -44,14 +44,19 @@ fn sections(install: bool, fuzz_seconds: u32) -> Sections {
     sections
 }
 
-/// Runs every section, prints the skipped tests and a summary; fails if a section has.
+/// Runs every section, prints what tests measured, the skipped ones and a summary; fails if a section has.
 pub(crate) fn run(install: bool, fuzz_seconds: u32) -> ExitCode {
-    let skipped = target().join("skipped.txt");
-    let _ = fs::remove_file(&skipped);
+    let notes = [("figures", "figures.txt"), ("skipped tests", "skipped.txt")]
+        .map(|(title, file)| (title, target().join(file)));
+    for (_, file) in &notes {
+        let _ = fs::remove_file(file);
+    }
     let sections = sections(install, fuzz_seconds);
-    if let Ok(lines) = fs::read_to_string(&skipped) {
-        println!("\n== skipped tests");
-        print!("{lines}");
+    for (title, file) in &notes {
+        if let Ok(lines) = fs::read_to_string(file) {
+            println!("\n== {title}");
+            print!("{lines}");
+        }
     }
     sections.finish()
 }

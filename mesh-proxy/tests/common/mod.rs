@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a proxy on loopback, and raw clients.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses its own part")]
 
+pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod recorder;
 

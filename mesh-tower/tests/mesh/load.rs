@@ -17,7 +17,7 @@ use tower::ServiceExt;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Calls of the load test; `MESH_TEST_CALLS` raises it.
-fn wanted_calls() -> u64 {
+pub(super) fn wanted_calls() -> u64 {
     std::env::var("MESH_TEST_CALLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
 }
 
@@ -29,17 +29,27 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// GETs of one URL, their bodies read to the end.
     pub(super) fn start(channel: &Channel, url: &'static str, total: u64) -> Self {
+        let channel = channel.clone();
+        Self::of(total, move || one(channel.clone(), url))
+    }
+
+    /// Calls of any kind.
+    pub(super) fn of<C>(total: u64, call: impl Fn() -> C + Clone + Send + 'static) -> Self
+    where
+        C: Future<Output = Result<(), String>> + Send,
+    {
         let made = Arc::new(AtomicU64::new(0));
         let failed = Arc::new(std::sync::Mutex::new(Vec::new()));
         let started = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
         for _ in 0..16 {
-            let (channel, started) = (channel.clone(), started.clone());
+            let (call, started) = (call.clone(), started.clone());
             let (made, failed) = (made.clone(), failed.clone());
             tasks.spawn(async move {
                 while started.fetch_add(1, SeqCst) < total {
-                    if let Err(why) = one(channel.clone(), url).await {
+                    if let Err(why) = call().await {
                         failed.lock().expect("not poisoned").push(why);
                     }
                     made.fetch_add(1, SeqCst);

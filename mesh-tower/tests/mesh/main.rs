@@ -21,6 +21,7 @@ mod overload;
 mod relay;
 #[cfg(feature = "axum")]
 mod reports;
+mod restarts;
 mod retries;
 mod sets;
 mod tls;

@@ -92,6 +92,24 @@ async fn killed_it_refuses_and_restarted_it_answers_on_the_same_port() {
 }
 
 #[tokio::test]
+async fn asked_to_end_it_finishes_what_runs_and_then_refuses() {
+    let mut endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
+    let address = endpoint.address();
+    endpoint.set(Reply::status(200).after(Duration::from_millis(50)).body(3));
+    let call = tokio::spawn(async move { send1(address, "/").await });
+    crate::until("the call arrives", || endpoint.in_flight() == 1).await;
+
+    endpoint.stop().await;
+    assert_eq!(call.await.expect("no panic"), Ok((200, 3)), "answered all the same");
+    assert_eq!(send1(address, "/").await, Err("connection refused".to_owned()));
+    endpoint.restart();
+    assert_eq!(send1(address, "/").await, Ok((200, 3)));
+    assert_eq!(endpoint.arrivals().len(), 2);
+    endpoint.forget();
+    assert!(endpoint.arrivals().is_empty() && endpoint.calls() == 2);
+}
+
+#[tokio::test]
 async fn grpc_status_comes_in_trailers() {
     let endpoint = ScriptedEndpoint::http2(Reply::grpc(14)).await;
     let trailers = send2(endpoint.address()).await.expect("answers");

@@ -24,6 +24,7 @@ mod name;
 mod outcome;
 pub mod pick;
 pub mod policy;
+mod protobuf;
 pub mod rate_limit;
 pub mod retry;
 pub mod route;

@@ -269,11 +269,14 @@ pub struct DestinationConfig {
     pub tls: Option<TlsConfig>,
     /// What its endpoints speak.
     pub app_protocol: AppProtocol,
+    /// File with the descriptors of its gRPC services.
+    pub descriptor_set: Option<PathBuf>,
     /// The hosts that stand for it.
     pub hosts: Vec<Box<str>>,
     /// Where it is written.
     pub origin: Origin,
-    /// Where the values of its policy come from, and under `tls.` those of its TLS settings.
+    /// Where the values of its policy come from; under `tls.` those of its TLS settings, and
+    /// `descriptorSet`.
     pub origins: Arc<Origins>,
 }
 
@@ -302,6 +305,7 @@ impl DestinationConfig {
             policy,
             tls: None,
             app_protocol: AppProtocol::Http,
+            descriptor_set: None,
             hosts: vec![host.into()],
             origin: Origin::DEFAULT,
             origins: Arc::default(),

@@ -8,6 +8,7 @@ use crate::tls;
 use mesh_core::DestinationName;
 use mesh_core::config::{self, Source};
 use mesh_core::pick::Caller;
+use mesh_core::retry::{IdempotentMethods, InvalidDescriptorSet};
 use mesh_discovery::Dns;
 use mesh_discovery::config_files::{self, ReadError};
 use std::fmt;
@@ -38,6 +39,7 @@ pub struct MeshBuilder {
     service: Option<DestinationName>,
     caller: Caller,
     seed: Option<u64>,
+    descriptor_sets: Vec<Box<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -103,6 +105,25 @@ impl MeshBuilder {
         self
     }
 
+    /// The descriptors of gRPC services that are called, as an encoded `FileDescriptorSet`: methods
+    /// that they declare idempotent (`idempotency_level`) may be sent again, whatever destination
+    /// serves them ([`IdempotentMethods`] tells what else counts). Several add up.
+    ///
+    /// tonic's build script writes them with `file_descriptor_set_path`, and its macro
+    /// `include_file_descriptor_set!` reads them.
+    ///
+    /// ```no_run
+    /// # fn example(greeter: &[u8]) -> Result<(), mesh_tower::BuildError> {
+    /// let mesh = mesh_tower::Mesh::builder().descriptor_set(greeter).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn descriptor_set(mut self, encoded: &[u8]) -> Self {
+        self.descriptor_sets.push(encoded.into());
+        self
+    }
+
     /// Certificate and key for [`Mesh::listen`], as PEM files that are read again when they change.
     /// With `client_ca`, callers must present a certificate signed by it (mTLS).
     #[must_use]
@@ -119,8 +140,8 @@ impl MeshBuilder {
     /// Reads the configuration and starts discovery. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When there is no runtime, a file cannot be read, a document is wrong, or certificates do
-    /// not fit.
+    /// When there is no runtime, a file cannot be read, a document is wrong, certificates do not
+    /// fit, or a set of descriptors is none.
     pub fn build(self) -> Result<Mesh, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let mut sources = self.texts;
@@ -134,13 +155,19 @@ impl MeshBuilder {
             ),
             None => None,
         };
+        let mut methods = IdempotentMethods::default();
+        for encoded in self.descriptor_sets {
+            let read = IdempotentMethods::from_descriptor_set(&encoded);
+            read.and_then(|read| methods.extend(read)).map_err(BuildError::DescriptorSet)?;
+        }
         let mut caller = self.caller;
         if caller.seed == 0 {
             caller.seed = self.seed.map_or_else(|| fastrand::u64(1..), |seed| seed | 1);
         }
         let (workers, caller) = (self.workers.max(1), Arc::new(caller));
         let draws = Draws::new(self.seed);
-        let environment = Environment { dns, runtime, workers, caller, draws };
+        let methods = Arc::new(methods);
+        let environment = Environment { dns, runtime, workers, caller, methods, draws };
         let mesh = Mesh::start(environment, Metrics::new(), server_tls, self.service);
         if !sources.is_empty() {
             mesh.configure(&sources)?;
@@ -178,6 +205,8 @@ pub enum BuildError {
     },
     /// A file that [`MeshBuilder::server_tls`] names cannot be used.
     Tls(tls::LoadError),
+    /// What [`MeshBuilder::descriptor_set`] got is no set of descriptors.
+    DescriptorSet(InvalidDescriptorSet),
 }
 
 impl fmt::Display for BuildError {
@@ -189,6 +218,7 @@ impl fmt::Display for BuildError {
             Self::Read(error) => error.fmt(f),
             Self::Config(errors) => errors.fmt(f),
             Self::Variable { name, why } => write!(f, "{name} cannot be read: {why}"),
+            Self::DescriptorSet(error) => write!(f, "`descriptor_set` cannot be used: {error}"),
             Self::Tls(error) => {
                 write!(f, "`server_tls` cannot be used: {error}; {}", error.help())
             }
@@ -203,6 +233,7 @@ impl std::error::Error for BuildError {
             Self::Read(error) => Some(error),
             Self::Config(errors) => Some(errors),
             Self::Tls(error) => Some(error),
+            Self::DescriptorSet(error) => Some(error),
         }
     }
 }

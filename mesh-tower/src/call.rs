@@ -234,9 +234,14 @@ impl Call {
         }
     }
 
-    /// Whether its caller says that a repeated call does no harm.
-    pub(crate) fn idempotent(&self) -> Option<bool> {
-        self.options.as_ref().and_then(|options| options.idempotent)
+    /// Whether a repeated call of this path does no harm, as its caller, the policy or else the
+    /// descriptors of gRPC services declare.
+    pub(crate) fn idempotent(&self, path: &str) -> Option<bool> {
+        let asked = self.options.as_ref().and_then(|options| options.idempotent);
+        asked.or_else(|| self.retry().idempotent).or_else(|| {
+            let declares = |known: &Arc<Destination>| known.declares(path);
+            (self.grpc && self.destination.as_ref().is_some_and(declares)).then_some(true)
+        })
     }
 
     /// The destination's retry budget.

@@ -28,6 +28,7 @@ use mesh_core::health::outlier::{Detector, Ejection};
 use mesh_core::limit::Limits;
 use mesh_core::pick::{Caller, NoPick, PickArgs, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
+use mesh_core::retry::IdempotentMethods;
 use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
@@ -58,6 +59,8 @@ pub(crate) struct Environment {
     /// Who picks.
     pub(crate) caller: Arc<Caller>,
     pub(crate) draws: Draws,
+    /// The gRPC methods that are declared idempotent, whatever the destination.
+    pub(crate) methods: Arc<IdempotentMethods>,
 }
 
 /// See the [module docs](self).
@@ -70,6 +73,8 @@ pub(crate) struct Destination {
     detector: Swap<Detector>,
     checks: Checks,
     shared: Arc<Shared>,
+    /// The gRPC methods that its own descriptors declare idempotent.
+    methods: Swap<IdempotentMethods>,
     resolution: watch::Sender<Resolution>,
     ask_again: Arc<Notify>,
     /// One of its endpoints has answered over HTTP/2.
@@ -158,6 +163,7 @@ impl Destination {
             detector: Swap::new(Detector::new(policy.outlier.clone())),
             checks: Checks::default(),
             shared,
+            methods: Swap::new(IdempotentMethods::default()),
             resolution: watch::Sender::new(Resolution::Waiting),
             ask_again: Arc::new(Notify::new()),
             http2: AtomicBool::new(false),
@@ -237,6 +243,16 @@ impl Destination {
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.policy.get()
+    }
+
+    /// Takes over what its descriptors declare.
+    pub(crate) fn declare(&self, methods: IdempotentMethods) {
+        self.methods.store(methods);
+    }
+
+    /// Whether the gRPC method of a path is declared idempotent.
+    pub(crate) fn declares(&self, path: &str) -> bool {
+        self.environment.methods.contains(path) || self.methods.load().contains(path)
     }
 
     /// What layers above use of it.

@@ -30,6 +30,7 @@ pub(crate) fn start_with(
         workers: 1,
         caller: Arc::default(),
         draws: Draws::default(),
+        methods: Arc::default(),
     };
     let metrics = Metrics::new().destination(label);
     Destination::start(label.into(), config, Arc::new(connect), &environment, metrics)

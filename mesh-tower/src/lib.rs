@@ -14,6 +14,7 @@ pub mod clock;
 pub mod connect;
 pub mod criticality;
 pub mod deadline;
+mod descriptors;
 mod destination;
 mod draws;
 mod fault;

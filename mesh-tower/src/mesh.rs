@@ -11,6 +11,7 @@ use crate::caller;
 use crate::channel::Channel;
 use crate::clock;
 use crate::connect;
+use crate::descriptors;
 use crate::destination::{Destination, DestinationState, Environment};
 use crate::draws::{CallDraws, Decision};
 use crate::listen::Listener;
@@ -457,10 +458,22 @@ impl Shared {
         // All that can fail comes first, so that nothing is changed by halves.
         let mut wrong = Vec::new();
         let mut connects = Vec::with_capacity(snapshot.destinations().len());
+        let mut methods = Vec::with_capacity(snapshot.destinations().len());
         for config in snapshot.destinations() {
             match connect_settings(config) {
                 Ok(connect) => connects.push(connect),
                 Err(error) => wrong.push(located(config, &error, sources)),
+            }
+            match config.descriptor_set.as_deref().map(descriptors::read).transpose() {
+                Ok(read) => methods.push(read.unwrap_or_default()),
+                Err(why) => {
+                    let origin = config.origins.of("descriptorSet");
+                    let what = format!(
+                        "`descriptorSet` of Service `{}` cannot be used: {why}",
+                        config.name
+                    );
+                    wrong.push(Diagnostic::at(sources, &origin, what).with_help(descriptors::HELP));
+                }
             }
         }
         if !wrong.is_empty() {
@@ -476,9 +489,10 @@ impl Shared {
             .destinations()
             .iter()
             .zip(connects)
-            .map(|(config, connect)| {
+            .zip(methods)
+            .map(|((config, connect), methods)| {
                 let name = config.name.to_string();
-                match known.get(&*name) {
+                let destination = match known.get(&*name) {
                     Some(destination) => {
                         destination.reconfigure(config, connect);
                         (*destination).clone()
@@ -487,7 +501,9 @@ impl Shared {
                         let metrics = self.metrics.destination(&name);
                         Destination::start(name.into(), config, connect, &self.environment, metrics)
                     }
-                }
+                };
+                destination.declare(methods);
+                destination
             })
             .collect();
         let policy = snapshot.default_policy().clone();

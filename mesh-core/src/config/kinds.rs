@@ -127,6 +127,11 @@ pub(crate) struct ServiceSpec {
     /// TLS to its endpoints. Without it they are spoken to in plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tls: Option<Located<Tls>>,
+    /// File with a `FileDescriptorSet` of its gRPC services (`protoc --descriptor_set_out`): methods
+    /// that it declares idempotent (`idempotency_level`) may be sent again. It is read whenever the
+    /// configuration is. None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) descriptor_set: Option<Located<PathBuf>>,
 }
 
 /// Where endpoints come from.

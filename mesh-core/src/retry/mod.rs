@@ -4,8 +4,8 @@
 //!    unprocessed GOAWAY, refused by the endpoint's breaker or limit) may be sent again, whatever
 //!    its method.
 //! 2. One that may have is sent again only if it is *idempotent*: GET, HEAD or OPTIONS, or declared
-//!    so by route or caller; and only on a condition of the policy: by default a reset, 502 to 504,
-//!    or UNAVAILABLE.
+//!    so by caller, route or `.proto` file ([`IdempotentMethods`]); and only on a condition of the
+//!    policy: by default a reset, 502 to 504, or UNAVAILABLE.
 //! 3. Nothing else. A call that is not idempotent is never sent twice once its bytes may
 //!    have reached the application, whatever conditions are listed.
 //!
@@ -25,12 +25,14 @@ pub mod backoff;
 pub mod budget;
 pub mod conditions;
 pub mod headers;
+mod idempotency;
 pub mod pushback;
 mod request_fields;
 pub mod throttling;
 
 pub use conditions::{Condition, Conditions};
 pub use headers::RetriableHeader;
+pub use idempotency::{IdempotentMethods, InvalidDescriptorSet};
 pub use request_fields::RequestFields;
 
 use crate::config::{size, span};
@@ -55,8 +57,9 @@ pub struct Config {
     pub on: Conditions,
     /// Fields of a response that ask for a retry, whatever its status. None.
     pub retriable_headers: Vec<RetriableHeader>,
-    /// Whether a repeated call does no harm; none: GET, HEAD and OPTIONS do not. gRPC calls are
-    /// POST, so they are sent again after an answer only where this, or the caller, says so.
+    /// Whether a repeated call does no harm; none: GET, HEAD and OPTIONS do not, nor do gRPC methods
+    /// that a descriptor set declares idempotent. Other gRPC calls are sent again after an answer
+    /// only where this, or the caller, says so.
     pub idempotent: Option<bool>,
     /// The wait before a retry.
     pub backoff: backoff::Config,
@@ -108,7 +111,7 @@ pub enum End<'a> {
 pub struct Attempted<'a> {
     /// The request's method.
     pub method: &'a Method,
-    /// What the caller declares; by policy, or else method, otherwise.
+    /// What is declared of this call; by policy, or else method, otherwise.
     pub idempotent: Option<bool>,
     /// How it ended.
     pub end: End<'a>,
@@ -127,7 +130,7 @@ impl<'a> Attempted<'a> {
         Self { method, idempotent: None, end, attempts: 1, resent: false, headers: None }
     }
 
-    /// What the caller declares.
+    /// What is declared of this call.
     #[must_use]
     pub const fn with_idempotent(mut self, idempotent: Option<bool>) -> Self {
         self.idempotent = idempotent;
@@ -176,7 +179,7 @@ impl Config {
         whole.into_iter().chain(self.per_try_idle_timeout).min()
     }
 
-    /// Whether a repeated call does no harm: what the caller declares, else the policy, else the
+    /// Whether a repeated call does no harm: what is declared of it, else the policy, else the
     /// method.
     #[must_use]
     pub fn is_idempotent(&self, declared: Option<bool>, method: &Method) -> bool {

@@ -306,7 +306,7 @@ impl<S> Retry<S> {
         let latencies = shared.map_or(&self.own.latencies, |shared| &shared.latencies);
         let latencies = || &**latencies.get_or_init(Box::default);
         let (asked, declared) = match pinned {
-            Some(call) => (call.options.as_deref(), call.idempotent()),
+            Some(call) => (call.options.as_deref(), call.idempotent(request.uri().path())),
             None => {
                 let asked = call::options(request);
                 (asked, asked.and_then(|asked| asked.idempotent))

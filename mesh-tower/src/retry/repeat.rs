@@ -106,10 +106,10 @@ impl<S> Repeat<S> {
         }
     }
 
-    /// Whether the caller says that a repeated call does no harm.
+    /// Whether it is declared that a repeated call does no harm.
     fn idempotent(&self) -> Option<bool> {
         match self.pinned() {
-            Some(call) => call.idempotent(),
+            Some(call) => call.idempotent(self.head.uri.path()),
             None => self.head.extensions.get::<CallOptions>()?.idempotent,
         }
     }

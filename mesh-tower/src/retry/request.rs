@@ -69,7 +69,7 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) method: Method,
-    uri: Uri,
+    pub(super) uri: Uri,
     version: Version,
     /// A list, which is copied with one allocation instead of two.
     fields: Vec<(HeaderName, HeaderValue)>,

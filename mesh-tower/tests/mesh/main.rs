@@ -11,6 +11,7 @@ mod filters;
 mod grpc;
 mod health;
 mod hedging;
+mod idempotency;
 mod limits;
 mod load;
 mod mirrors;

@@ -38,6 +38,10 @@ impl Compiler<'_> {
             }
             let endpoints = self.endpoints(spec);
             let tls = spec.tls.as_ref().map(|tls| self.tls(tls, Arc::make_mut(&mut origins)));
+            if let Some(file) = &spec.descriptor_set {
+                let origin = Origin::new(&self.documents.sources, file.at);
+                Arc::make_mut(&mut origins).insert("descriptorSet".to_owned(), origin);
+            }
             let hosts = self.hosts(&name, object.name.at, spec, &mut hosts);
             snapshot.by_name.insert(name.clone(), id);
             snapshot.destinations.push(DestinationConfig {
@@ -46,6 +50,7 @@ impl Compiler<'_> {
                 policy,
                 tls,
                 app_protocol,
+                descriptor_set: spec.descriptor_set.as_ref().map(|file| file.value.clone()),
                 hosts,
                 origin: Origin::new(&self.documents.sources, object.name.at),
                 origins,

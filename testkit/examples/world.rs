@@ -36,6 +36,8 @@ const COLUMNS: &[Column] = &[
     column("peak EWMA", pick::Policy::PeakEwma, Reports::None),
     column("least request", pick::Policy::LeastRequest, Reports::None),
     column("random", pick::Policy::Random, Reports::None),
+    column("Prequal", pick::Policy::Prequal, Reports::Probed),
+    column("weighted round robin", pick::Policy::WeightedRoundRobin, Reports::Attached),
     Column {
         name: "tower's peak EWMA",
         kind: pick::Policy::PeakEwma,
@@ -46,6 +48,18 @@ const COLUMNS: &[Column] = &[
         name: "gRPC's round robin",
         kind: pick::Policy::RoundRobin,
         reports: Reports::None,
+        foreign: true,
+    },
+    Column {
+        name: "gRPC's WRR",
+        kind: pick::Policy::WeightedRoundRobin,
+        reports: Reports::Attached,
+        foreign: true,
+    },
+    Column {
+        name: "plain Prequal",
+        kind: pick::Policy::Prequal,
+        reports: Reports::Probed,
         foreign: true,
     },
 ];

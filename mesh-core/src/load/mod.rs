@@ -26,6 +26,8 @@
 //! Source: Finagle `PeakEwma`; linkerd2-proxy's load biaser for the penalty.
 
 mod capacity;
+mod latencies;
+pub(crate) mod pool;
 mod recent;
 pub mod report;
 mod reporter;
@@ -220,8 +222,13 @@ impl Load {
     /// probes are asked for.
     pub fn probed(&self, now: Timestamp, report: &Report, round_trip: Duration) {
         self.reported(now, report);
-        if let Some(recent) = &self.recent {
-            recent.probed(round_trip);
+        let Some(recent) = &self.recent else { return };
+        recent.probed(round_trip);
+        if let Some(in_flight) = report.in_flight {
+            let average = || Duration::try_from_secs_f32(recent.average()).unwrap_or_default();
+            let latency = report.latency.or(report.service_time).unwrap_or_else(average);
+            let seat = Seat::from_bits(self.seat.load(Relaxed));
+            recent.pool().heard(seat, now, in_flight, latency);
         }
     }
 
@@ -229,6 +236,9 @@ impl Load {
     /// is not believed any more.
     pub fn unanswered(&self) {
         self.wait.did_not_say();
+        if let Some(recent) = &self.recent {
+            recent.pool().unanswered(Seat::from_bits(self.seat.load(Relaxed)));
+        }
     }
 
     /// A policy has picked it, there.
@@ -289,6 +299,11 @@ impl Load {
     /// Whether asking it for a report may help: it reports, or nothing is known of it.
     pub(crate) fn may_report(&self, now: Timestamp) -> bool {
         self.wait.reports(now) || !self.wait.is_known()
+    }
+
+    /// What probes of its set brought; none outside of any.
+    pub(crate) fn pool(&self) -> Option<&pool::Pool> {
+        self.recent.as_ref().map(|recent| recent.pool())
     }
 
     /// A number for a group of its set; 0 outside of any.

@@ -8,6 +8,7 @@
 //! it answered. Of the slots, the one heard of longest ago makes room. Writers that meet may lose
 //! one of two entries, or write one twice: no harm, since entries are only looked at.
 
+use super::pool::Pool;
 use crate::Timestamp;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(crate) struct Recent {
     round_trip: AtomicU32,
     /// When a report came last; nanoseconds, 0 if never.
     reported_at: AtomicU64,
+    /// Of `Prequal`.
+    pool: Pool,
 }
 
 /// Where a group's policy finds an endpoint: the group and the place in it. 0 is none.
@@ -56,6 +59,14 @@ impl Seat {
 
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
+    }
+
+    pub(super) const fn group(self) -> u16 {
+        (self.0 >> 24) as u16
+    }
+
+    pub(super) const fn place(self) -> usize {
+        (self.0 & (PLACES - 1)) as usize
     }
 }
 
@@ -97,6 +108,11 @@ impl Recent {
             let word = slot.load(Relaxed);
             (word >> 48 == u64::from(group)).then_some(((word >> 24) & (PLACES - 1)) as usize)
         })
+    }
+
+    /// What probes brought.
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Average latency in seconds; 0 if nothing has answered.

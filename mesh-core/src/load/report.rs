@@ -7,7 +7,7 @@
 //! | `endpoint-load-metrics-bin` | the message in base64, padded or not (gRFC A51) |
 //! | `endpoint-load-metrics` | `BIN ` and the same; `JSON ` and its JSON form; `TEXT ` and `name=value` pairs with commas (Envoy) |
 //!
-//! An endpoint that runs our inbound stack adds three *named metrics*, which feed the expected wait
+//! An endpoint that runs our inbound stack adds *named metrics*, which feed the expected wait
 //! ([`super`]):
 //!
 //! | named metric | unit | meaning |
@@ -15,6 +15,7 @@
 //! | `mesh.in_flight` | calls | calls that it has accepted and not answered |
 //! | `mesh.service_time` | seconds | median of its last 31 service times |
 //! | `mesh.error_share` | 0 to 1 | failed calls among those of the last 2 s |
+//! | `mesh.latency` | seconds | median of what calls took that met about as many in flight as there are now; only in answers to probes |
 //!
 //! What a report says is not trusted further than this: a number that is negative, infinite or NaN
 //! counts as not said; one above its bound counts as the bound ([`MAX_IN_FLIGHT`],
@@ -52,6 +53,7 @@ pub const MAX_RATE: f64 = 1e9;
 const IN_FLIGHT: &str = "mesh.in_flight";
 const SERVICE_TIME: &str = "mesh.service_time";
 const ERROR_SHARE: &str = "mesh.error_share";
+const LATENCY: &str = "mesh.latency";
 
 /// Sends without padding, as gRPC does for binary metadata, and reads both.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -86,6 +88,9 @@ pub struct Report {
     pub service_time: Option<Duration>,
     /// Failed calls among the recent ones, in `0..=1`.
     pub error_share: Option<f64>,
+    /// Median of what recent calls took, with their wait for a place, that met about as many in
+    /// flight as there are now.
+    pub latency: Option<Duration>,
     /// Used share of the processors; above 1 when beyond what is meant to be used.
     pub cpu_utilization: f64,
     /// Utilization as the application defines it.
@@ -336,6 +341,10 @@ impl<'a> Reading<'a> {
                     self.report.service_time = seconds.map(Duration::from_secs_f64);
                 }
                 ERROR_SHARE => self.report.error_share = bounded(value, 1.0),
+                LATENCY => {
+                    let seconds = bounded(value, MAX_SERVICE_TIME.as_secs_f64());
+                    self.report.latency = seconds.map(Duration::from_secs_f64);
+                }
                 _ => {}
             }
         }

@@ -14,6 +14,7 @@ fn full() -> Report {
         in_flight: Some(7),
         service_time: Some(Duration::from_millis(40)),
         error_share: Some(0.25),
+        latency: Some(Duration::from_millis(55)),
         cpu_utilization: 0.7,
         application_utilization: 0.8,
         named_utilization: 0.0,
@@ -27,7 +28,8 @@ fn every_form_says_the_same() {
     let json =
         r#"{"cpuUtilization": 0.7, "application_utilization": "0.8", "rps_fractional": 1000.5,
         "eps": 2, "mem_utilization": 0.3, "named_metrics": {"mesh.in_flight": 7,
-        "mesh.service_time": 0.04, "mesh.error_share": 0.25, "other": 9}}"#
+        "mesh.service_time": 0.04, "mesh.error_share": 0.25,
+        "mesh.latency": 0.055, "other": 9}}"#
             .replace('\n', " ");
     let bin = full().to_header();
     let bin = bin.to_str().expect("visible");
@@ -35,7 +37,7 @@ fn every_form_says_the_same() {
     let own_json = full().to_json_header();
     let older = "TEXT cpu_utilization:0.7, application_utilization:0.8,rps_fractional:1000.5,eps:2,\
         named_metrics.mesh.in_flight:7,named_metrics.mesh.service_time:0.04,\
-        named_metrics.mesh.error_share:0.25";
+        named_metrics.mesh.error_share:0.25,named_metrics.mesh.latency:0.055";
     for value in [
         format!("JSON {json}").as_str(),
         format!("BIN {bin}").as_str(),

@@ -19,8 +19,11 @@
 //! each other; no count of calls in flight.
 //!
 //! Whoever serves calls [`Reporter::begin`] at arrival, then either [`Reporter::end`] or
-//! [`Reporter::cancelled`], and attaches [`Reporter::report`] to the response.
+//! [`Reporter::cancelled`], and attaches [`Reporter::report`] to the response. A probe is answered with
+//! [`Reporter::answer`], which says more: what calls took that met as many in flight as there are
+//! now (`load/latencies.rs`), if [`Reporter::took`] was told.
 
+use super::latencies::Latencies;
 use super::report::{MAX_IN_FLIGHT, MAX_RATE, MAX_SERVICE_TIME, MAX_UTILIZATION, Report};
 use crate::Timestamp;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -66,6 +69,7 @@ pub struct Reporter {
     /// Bits of `f64`.
     cpu: AtomicU64,
     application: AtomicU64,
+    latencies: Latencies,
 }
 
 impl Default for Reporter {
@@ -86,12 +90,19 @@ impl Reporter {
             rates: [const { AtomicU64::new(0) }; PARTS as usize],
             cpu: AtomicU64::new(0),
             application: AtomicU64::new(0),
+            latencies: Latencies::new(),
         }
     }
 
-    /// A call has arrived.
-    pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+    /// A call has arrived; returns how many it found in flight, for [`Reporter::took`].
+    pub fn begin(&self) -> u32 {
+        self.in_flight.fetch_add(1, Relaxed)
+    }
+
+    /// A call that found so many in flight was answered well this long after its arrival, its wait
+    /// for a place included. Beside [`Reporter::end`], which is told the work alone.
+    pub fn took(&self, found: u32, latency: Duration) {
+        self.latencies.took(found, latency);
     }
 
     /// A call was answered after this much work, well or with a failure of the server; once for
@@ -174,6 +185,14 @@ impl Reporter {
         }
     }
 
+    /// As [`Reporter::report`], with the latency at what is in flight now: what a probe is answered
+    /// with.
+    #[must_use]
+    pub fn answer(&self, now: Timestamp) -> Report {
+        let report = self.report(now);
+        Report { latency: report.in_flight.and_then(|calls| self.latencies.at(calls)), ..report }
+    }
+
     fn leave(&self) {
         let before = self.in_flight.fetch_sub(1, Relaxed);
         debug_assert!(before > 0, "an end without begin");
@@ -247,7 +266,7 @@ mod tests {
     #[test]
     fn calls_are_in_flight_until_they_end_in_any_way() {
         let reporter = Reporter::new();
-        (0..4).for_each(|_| reporter.begin());
+        (0..4).for_each(|n| assert_eq!(reporter.begin(), n));
         assert_eq!(reporter.report(at(0)).in_flight, Some(4));
         reporter.end(at(1), MS, false);
         reporter.end(at(1), MS, true);
@@ -332,6 +351,20 @@ mod tests {
             let report = reporter.report(at(0));
             assert_eq!((report.cpu_utilization, report.application_utilization), (said, said));
         }
+    }
+
+    #[test]
+    fn an_answer_to_a_probe_says_what_calls_take_at_what_is_in_flight() {
+        let reporter = Reporter::new();
+        for (calls, latency) in [(0, 10), (3, 40)] {
+            let found: Vec<_> = (0..=calls).map(|_| reporter.begin()).collect();
+            reporter.took(found[calls], latency * MS);
+            found.iter().for_each(|_| reporter.end(at(1), 10 * MS, false));
+        }
+        assert_eq!(reporter.answer(at(2)).latency, Some(10 * MS));
+        (0..3).for_each(|n| assert_eq!(reporter.begin(), n));
+        assert_eq!(reporter.answer(at(2)).latency, Some(40 * MS));
+        assert_eq!(reporter.report(at(2)).latency, None, "it goes with probes only");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::Config;
 use super::choices::Choices;
 use super::group::{Candidates, Found};
 use super::members::Members;
-use super::probes::{MAX_PROBES, Probes};
+use super::probes::Probes;
 use crate::Draw;
 use crate::endpoint::Member;
 use crate::load::Seat;
@@ -45,6 +45,9 @@ use std::time::Duration;
 const FRESH: Duration = Duration::from_millis(5);
 /// How many such reports make asking needless.
 const ENOUGH: usize = 2;
+
+/// How many are asked otherwise.
+const ASKED: usize = 3;
 
 /// Waits are told apart by chance when they differ by less than this share.
 const BLUR: f64 = 0.25;
@@ -176,7 +179,7 @@ impl ExpectedWait {
         if candidates.len() < 2 || self.knows_enough(candidates) {
             return probes;
         }
-        for _ in 0..MAX_PROBES {
+        for _ in 0..ASKED {
             let Some(place) = self.choices.place(candidates, draw) else { continue };
             let Some(found) = candidates.usable(place) else { continue };
             let load = found.member.endpoint.load();

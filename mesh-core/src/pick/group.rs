@@ -10,6 +10,7 @@ use super::maglev::Maglev;
 use super::members::{Members, Places};
 use super::peak_ewma::PeakEwma;
 use super::pick_first::PickFirst;
+use super::prequal::Prequal;
 use super::probes::Probes;
 use super::random::Random;
 use super::ring_hash::RingHash;
@@ -37,6 +38,7 @@ enum Algorithm {
     LeastRequest(LeastRequest),
     RoundRobin(RoundRobin),
     WeightedRoundRobin(WeightedRoundRobin),
+    Prequal(Prequal),
     Random(Random),
     PickFirst(PickFirst),
     RingHash(RingHash),
@@ -58,6 +60,7 @@ impl Algorithm {
                 let config = &config.weighted_round_robin;
                 Self::WeightedRoundRobin(WeightedRoundRobin::new(members, config))
             }
+            Policy::Prequal => Self::Prequal(Prequal::new(members, &config.prequal)),
             Policy::Random => Self::Random(Random::new(members)),
             Policy::PickFirst => {
                 Self::PickFirst(PickFirst::new(members, &config.pick_first, caller))
@@ -103,6 +106,7 @@ impl Group {
             Algorithm::LeastRequest(policy) => policy.pick(candidates, draw),
             Algorithm::RoundRobin(policy) => policy.pick(candidates, draw),
             Algorithm::WeightedRoundRobin(policy) => policy.pick(candidates, draw),
+            Algorithm::Prequal(policy) => policy.pick(candidates, draw),
             Algorithm::Random(policy) => policy.pick(candidates, draw),
             Algorithm::PickFirst(policy) => policy.pick(candidates),
             Algorithm::RingHash(policy) => policy.pick(candidates, draw),
@@ -120,6 +124,7 @@ impl Group {
     ) -> Probes<'a, C> {
         match &self.algorithm {
             Algorithm::ExpectedWait(policy) => policy.probes(candidates, draw),
+            Algorithm::Prequal(policy) => policy.probes(candidates, draw),
             _ => Probes::default(),
         }
     }

@@ -13,6 +13,7 @@
 //! | least request | of `choiceCount` drawn, the one of least `((in flight + 1)^bias − 1) / weight`; the first on ties |
 //! | round robin | the next of a fixed rotation |
 //! | weighted round robin | the next of a rotation by the capacity that load reports give ([`weighted_round_robin`]) |
+//! | Prequal | of those that answered a probe, the fast one that is not about to be full ([`prequal`]) |
 //! | random | one drawn |
 //! | ring hash | the one that follows the call's hash on a ring ([`ring_hash`]) |
 //! | Maglev | the one in the slot of a table that the call's hash names ([`maglev`]) |
@@ -73,6 +74,7 @@ mod members;
 mod peak_ewma;
 pub mod pick_first;
 mod pinned;
+pub mod prequal;
 mod probes;
 mod random;
 pub mod ring_hash;
@@ -124,6 +126,8 @@ pub enum Policy {
     RoundRobin,
     /// One after the other, each as often as its load reports say that it can take.
     WeightedRoundRobin,
+    /// The fastest of those that answered a probe and are not about to be full.
+    Prequal,
     /// By chance.
     Random,
     /// One for all calls, until it is out.
@@ -162,6 +166,8 @@ pub struct Config {
     pub ewma: load::Config,
     /// Of `WeightedRoundRobin`.
     pub weighted_round_robin: weighted_round_robin::Config,
+    /// Of `Prequal`.
+    pub prequal: prequal::Config,
     /// The order of `PickFirst`.
     pub pick_first: pick_first::Config,
     /// How calls are split by where endpoints run. Not at all.
@@ -192,6 +198,7 @@ impl Default for Config {
             panic_threshold: 50,
             ewma: load::Config::default(),
             weighted_round_robin: weighted_round_robin::Config::default(),
+            prequal: prequal::Config::default(),
             pick_first: pick_first::Config::default(),
             locality: None,
             subsets: None,
@@ -236,7 +243,14 @@ impl Config {
     /// Whether the policy compares endpoints by what they report of themselves.
     #[must_use]
     pub const fn reads_reports(&self) -> bool {
-        matches!(self.policy, Policy::ExpectedWait | Policy::WeightedRoundRobin)
+        matches!(self.policy, Policy::ExpectedWait | Policy::WeightedRoundRobin | Policy::Prequal)
+    }
+
+    /// Whether the policy may want endpoints to be asked for a report before a pick, or beside it:
+    /// whether there is reason to call [`Picker::probes`].
+    #[must_use]
+    pub const fn may_probe(&self) -> bool {
+        matches!(self.policy, Policy::ExpectedWait | Policy::Prequal)
     }
 
     /// How many endpoints are compared.

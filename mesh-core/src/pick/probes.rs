@@ -1,13 +1,13 @@
 //! Probes: endpoints that are asked for a report before a pick.
 
 use super::group::{Candidates, Scope};
-use super::{PickArgs, Picker};
+use super::{PickArgs, Picker, Policy};
 use crate::Draw;
 use crate::endpoint::Member;
 use crate::health::Standing;
 
 /// Most endpoints that are asked for one call.
-pub(super) const MAX_PROBES: usize = 3;
+pub(super) const MAX_PROBES: usize = 5;
 
 /// Endpoints to ask for a report.
 #[derive(Debug)]
@@ -47,19 +47,25 @@ impl<'a, C> IntoIterator for Probes<'a, C> {
 }
 
 impl<C> Picker<C> {
-    /// Endpoints to ask for a report before [`Picker::pick`], at most three; usually none. The
-    /// caller asks them all at once, waits about one round trip if [`Probes::wait`] says so, and
-    /// hands what comes to [`Load::probed`](crate::load::Load::probed). Those that have not
-    /// answered by then are to be told so:
-    /// [`Load::unanswered`](crate::load::Load::unanswered).
+    /// Endpoints to ask for a report before [`Picker::pick`], at most five; usually none. The
+    /// caller asks them all at once, and hands what comes to
+    /// [`Load::probed`](crate::load::Load::probed). If [`Probes::wait`] says so, which it does with
+    /// `ExpectedWait`, it waits about one round trip before it picks; with `Prequal` it picks at once,
+    /// and answers count for later calls. Those that have not answered by then, or within a few
+    /// milliseconds, are to be told so: [`Load::unanswered`](crate::load::Load::unanswered).
     ///
-    /// Cost when nobody reports: two loads.
+    /// Cost when nobody reports: two loads; with a policy that never asks ([`Config::may_probe`](super::Config::may_probe)),
+    /// none.
     pub fn probes(&self, args: &PickArgs<'_>, draw: &mut impl Draw) -> Probes<'_, C> {
         self.asked(args, draw).unwrap_or_default()
     }
 
     fn asked(&self, args: &PickArgs<'_>, draw: &mut impl Draw) -> Option<Probes<'_, C>> {
-        if !self.set.recent().is_worth_asking(args.now) {
+        let may = match self.config.policy {
+            Policy::ExpectedWait => self.set.recent().is_worth_asking(args.now),
+            _ => self.config.may_probe(),
+        };
+        if !may {
             return None;
         }
         let levels = self.levels_for(args).ok()?;

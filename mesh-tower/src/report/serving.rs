@@ -58,8 +58,18 @@ impl Reports {
             form?;
             self.wanted.store(true, Relaxed);
         }
-        self.reporter.begin();
-        Some(Serving { reports: self.clone(), form, grpc, started, took: None, over: false })
+        let found = self.reporter.begin();
+        let reports = self.clone();
+        Some(Serving {
+            reports,
+            form,
+            grpc,
+            arrived: started,
+            found,
+            started,
+            took: None,
+            over: false,
+        })
     }
 }
 
@@ -70,6 +80,10 @@ pub struct Serving {
     reports: Arc<Reports>,
     form: Option<Form>,
     grpc: bool,
+    arrived: Timestamp,
+    /// Calls in flight at its arrival.
+    found: u32,
+    /// When it got a place.
     started: Timestamp,
     /// What its head took.
     took: Option<Duration>,
@@ -140,7 +154,11 @@ impl Serving {
     fn end(&mut self, now: Timestamp, took: Duration, outcome: Outcome) {
         if !self.over {
             self.over = true;
-            self.reports.reporter.end(now, took, outcome.is_failure());
+            let reporter = &self.reports.reporter;
+            reporter.end(now, took, outcome.is_failure());
+            if !outcome.is_failure() {
+                reporter.took(self.found, took + self.started.since(self.arrived));
+            }
         }
     }
 

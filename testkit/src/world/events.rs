@@ -22,10 +22,12 @@ pub(super) enum Event {
     Cancelled { endpoint: usize, attempt: Key },
     /// A back-off is over.
     Retry(Key),
-    /// An endpoint is asked for a report, for a call.
-    ProbeAtEndpoint { client: usize, endpoint: usize, call: Key },
+    /// An endpoint is asked for a report, for a call, which may wait for the answer.
+    ProbeAtEndpoint { client: usize, endpoint: usize, call: Key, waits: bool },
     /// It has answered.
     ProbeAnswer { client: usize, endpoint: usize, call: Key, report: load::Report },
+    /// A probe for which no call waits was not answered in time.
+    ProbeLost { client: usize, endpoint: usize },
     /// A call waits no longer for the answers to its probes.
     ProbesOver(Key),
     /// An antagonist comes or goes.

@@ -9,6 +9,9 @@ use mesh_core::{EndpointId, Failure, Outcome, Timestamp, load};
 use std::ops::Range;
 use std::time::Duration;
 
+/// How long the answer to a probe may take for which no call waits.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(3);
+
 /// One call of a client, with all its attempts.
 struct Call {
     client: usize,
@@ -114,9 +117,10 @@ impl Run {
                 self.servers[endpoint].cancelled(attempt);
             }
             Event::Retry(call) => self.approach(call),
-            Event::ProbeAtEndpoint { client, endpoint, call } => {
-                self.probed(client, endpoint, call);
+            Event::ProbeAtEndpoint { client, endpoint, call, waits } => {
+                self.probed(client, endpoint, call, waits);
             }
+            Event::ProbeLost { client, endpoint } => self.clients[client].unanswered(endpoint),
             Event::ProbeAnswer { client, endpoint, call, report } => {
                 if let Some(call) = self.calls.get_mut(call) {
                     call.asked.retain(|asked| *asked != endpoint);
@@ -169,9 +173,12 @@ impl Run {
             self.tally.probed(endpoints.len());
         }
         for endpoint in &endpoints {
-            if !self.servers[*endpoint].is_cut_off(client) {
-                let probe = Event::ProbeAtEndpoint { client, endpoint: *endpoint, call: key };
+            let endpoint = *endpoint;
+            if !self.servers[endpoint].is_cut_off(client) {
+                let probe = Event::ProbeAtEndpoint { client, endpoint, call: key, waits: wait };
                 self.queue.push(self.now + self.world.delay, probe);
+            } else if !wait {
+                self.queue.push(self.now + PROBE_TIMEOUT, Event::ProbeLost { client, endpoint });
             }
         }
         call.asked = endpoints;
@@ -184,10 +191,12 @@ impl Run {
         }
     }
 
-    fn probed(&mut self, client: usize, endpoint: usize, call: Key) {
+    fn probed(&mut self, client: usize, endpoint: usize, call: Key, waits: bool) {
         if let Some(report) = self.servers[endpoint].probed(self.now) {
             let answer = Event::ProbeAnswer { client, endpoint, call, report };
             self.queue.push(self.now + self.world.delay, answer);
+        } else if !waits {
+            self.queue.push(self.now + PROBE_TIMEOUT, Event::ProbeLost { client, endpoint });
         }
     }
 

@@ -32,8 +32,7 @@ pub(super) struct Server {
     slots: usize,
     limit: usize,
     serving: Vec<Served>,
-    /// Who waits, and what it costs.
-    waiting: VecDeque<(Key, Duration)>,
+    waiting: VecDeque<Waiting>,
     reporter: Option<Reporter>,
     utilization: Utilization,
     slow: f64,
@@ -46,9 +45,24 @@ pub(super) struct Server {
     epoch: u64,
 }
 
+/// An attempt without a slot.
+struct Waiting {
+    attempt: Key,
+    cost: Duration,
+    arrival: Arrival,
+}
+
 struct Served {
     attempt: Key,
     span: Duration,
+    arrival: Arrival,
+}
+
+/// When an attempt arrived, and how many it found there.
+#[derive(Clone, Copy)]
+struct Arrival {
+    at: Timestamp,
+    found: u32,
 }
 
 struct Antagonist {
@@ -98,7 +112,12 @@ impl Server {
 
     /// What it says when it is asked.
     pub(super) fn probed(&mut self, now: Timestamp) -> Option<Report> {
-        if self.down || self.swallows { None } else { self.report(now) }
+        if self.down || self.swallows {
+            return None;
+        }
+        // Takes the utilization along.
+        self.report(now)?;
+        self.reporter.as_ref().map(|reporter| reporter.answer(now))
     }
 
     pub(super) fn admit(
@@ -115,21 +134,20 @@ impl Server {
         if self.swallows {
             return Admitted::Swallowed;
         }
-        if let Some(reporter) = &self.reporter {
-            reporter.begin();
-        }
+        let found = self.reporter.as_ref().map_or(0, Reporter::begin);
+        let arrival = Arrival { at: now, found };
         if let Some((share, after)) = self.fails
             && rng.f64() < share
         {
             return self.refuse(now, after);
         }
         if self.serving.len() < self.slots {
-            return Admitted::Serving { span: self.serve(now, attempt, cost) };
+            return Admitted::Serving { span: self.serve(now, attempt, cost, arrival) };
         }
         if self.waiting.len() >= self.limit {
             return self.refuse(now, Duration::ZERO);
         }
-        self.waiting.push_back((attempt, cost));
+        self.waiting.push_back(Waiting { attempt, cost, arrival });
         Admitted::Queued
     }
 
@@ -141,11 +159,17 @@ impl Server {
         Admitted::Answered(Answer { outcome, after, report: self.report(now) })
     }
 
-    fn serve(&mut self, now: Timestamp, attempt: Key, cost: Duration) -> Duration {
+    fn serve(
+        &mut self,
+        now: Timestamp,
+        attempt: Key,
+        cost: Duration,
+        arrival: Arrival,
+    ) -> Duration {
         self.utilization.at(now, self.serving.len() as f64 / self.slots as f64);
         let antagonist = self.antagonist.as_ref().filter(|one| one.at_it);
         let span = cost.mul_f64(self.slow * antagonist.map_or(1.0, |one| one.times));
-        self.serving.push(Served { attempt, span });
+        self.serving.push(Served { attempt, span, arrival });
         span
     }
 
@@ -159,18 +183,23 @@ impl Server {
     ) -> Option<(Key, Duration)> {
         self.utilization.at(now, self.serving.len() as f64 / self.slots as f64);
         let place = self.serving.iter().position(|served| served.attempt == done)?;
-        let Served { span, .. } = self.serving.swap_remove(place);
+        let Served { span, arrival, .. } = self.serving.swap_remove(place);
         if let Some(reporter) = &self.reporter {
-            if wanted { reporter.end(now, span, false) } else { reporter.cancelled() }
+            if wanted {
+                reporter.end(now, span, false);
+                reporter.took(arrival.found, now.since(arrival.at));
+            } else {
+                reporter.cancelled();
+            }
         }
-        let (next, cost) = self.waiting.pop_front()?;
-        Some((next, self.serve(now, next, cost)))
+        let Waiting { attempt, cost, arrival } = self.waiting.pop_front()?;
+        Some((attempt, self.serve(now, attempt, cost, arrival)))
     }
 
     /// Nobody waits for this one any more; without a slot, it leaves.
     pub(super) fn cancelled(&mut self, attempt: Key) {
         let before = self.waiting.len();
-        self.waiting.retain(|(waiting, _)| *waiting != attempt);
+        self.waiting.retain(|waiting| waiting.attempt != attempt);
         if let Some(reporter) = self.reporter.as_ref().filter(|_| self.waiting.len() < before) {
             reporter.cancelled();
         }
@@ -190,7 +219,7 @@ impl Server {
                 self.down = true;
                 self.epoch += 1;
                 self.reporter = self.reporter.take().map(|_| Reporter::new());
-                let waiting = self.waiting.drain(..).map(|(attempt, _)| attempt);
+                let waiting = self.waiting.drain(..).map(|one| one.attempt);
                 return self.serving.drain(..).map(|one| one.attempt).chain(waiting).collect();
             }
         }

@@ -46,6 +46,8 @@ fn every_policy_keeps_the_rules() {
         pick::Policy::PeakEwma,
         pick::Policy::LeastRequest,
         pick::Policy::RoundRobin,
+        pick::Policy::WeightedRoundRobin,
+        pick::Policy::Prequal,
         pick::Policy::Random,
     ] {
         let policy = policy(|policy| policy.pick.policy = kind);

@@ -23,6 +23,14 @@ impl Compiler<'_> {
         let mut tell = |path: &[&str], what: &str, help: &str| {
             problems.push(Problem::error(what.to_owned()).at(at(path)).help(help.to_owned()));
         };
+        for (key, what, help) in config.prequal.problems() {
+            tell(&["prequal", key], what, help);
+        }
+        let penalty = config.weighted_round_robin.error_utilization_penalty;
+        if !(penalty.is_finite() && penalty >= 0.0) {
+            let path = ["weightedRoundRobin", "errorUtilizationPenalty"];
+            tell(&path, "a penalty is a finite number of 0 or more", "1.0 by gRFC A58; 0 for none");
+        }
         if let Some(config) = &config.slow_start {
             slow_start(config, &mut tell);
         }

@@ -1,6 +1,8 @@
 //! The forms that people can read: `TEXT` pairs and `JSON`.
 
-use super::{ERROR_SHARE, Field, IN_FLIGHT, InvalidReport, Map, Reading, Report, SERVICE_TIME};
+use super::{
+    ERROR_SHARE, Field, IN_FLIGHT, InvalidReport, LATENCY, Map, Reading, Report, SERVICE_TIME,
+};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -71,11 +73,12 @@ fn said(report: &Report) -> (impl Iterator<Item = (&'static str, f64)>, Named) {
         (IN_FLIGHT, report.in_flight.map(f64::from)),
         (SERVICE_TIME, report.service_time.map(|span| span.as_secs_f64())),
         (ERROR_SHARE, report.error_share),
+        (LATENCY, report.latency.map(|span| span.as_secs_f64())),
     ];
     (fields.into_iter().filter(|(_, value)| value.is_finite() && *value != 0.0), named)
 }
 
-type Named = [(&'static str, Option<f64>); 3];
+type Named = [(&'static str, Option<f64>); 4];
 
 pub(super) fn format(report: &Report) -> String {
     let mut text = String::from("TEXT ");

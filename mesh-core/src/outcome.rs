@@ -171,6 +171,13 @@ impl GrpcCode {
         }
     }
 
+    /// What the head of a response says; `None` if that is for the trailers to say.
+    #[must_use]
+    pub fn of_head(status: StatusCode, headers: &http::HeaderMap) -> Option<Self> {
+        Self::from_headers(headers)
+            .or_else(|| (status != StatusCode::OK).then(|| Self::from_http(status)))
+    }
+
     /// Reads `grpc-status` from trailers or the head of a trailers-only response.
     #[must_use]
     pub fn from_headers(headers: &http::HeaderMap) -> Option<Self> {

@@ -33,13 +33,13 @@ use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
 use mesh_core::{
-    Draw, EndpointSet, EndpointSpec, Error, ErrorKind, Outcome, Policy, Swap, Timestamp,
+    Draw, EndpointSet, EndpointSpec, Error, ErrorKind, Member, Outcome, Policy, Swap, Timestamp,
 };
 use mesh_discovery::{Dns, Failure, Update};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -81,6 +81,8 @@ pub(crate) struct Destination {
     http2: AtomicBool,
     /// Whether endpoints are compared by what they report, and there is more than one.
     reads_reports: AtomicBool,
+    /// When outlier detection last compared its endpoints, in nanoseconds.
+    swept: AtomicU64,
 }
 
 /// Where endpoints come from, and how they are connected to; what changes them restarts the task.
@@ -168,6 +170,7 @@ impl Destination {
             ask_again: Arc::new(Notify::new()),
             http2: AtomicBool::new(false),
             reads_reports: AtomicBool::new(false),
+            swept: AtomicU64::new(clock::now().as_nanos()),
         });
         let watched: Weak<Self> = Arc::downgrade(&destination);
         destination.shared.metrics.observed_by(watched);
@@ -183,6 +186,7 @@ impl Destination {
         connect: Arc<connect::Settings>,
     ) {
         let mut source = self.source.lock();
+        let interval = self.policy.get().outlier.interval;
         self.adopt(&config.policy);
         let connection = Connection::of(&config.policy);
         let reconnect = source.tls != config.tls || source.connection != connection;
@@ -192,6 +196,8 @@ impl Destination {
             source.connection = connection;
             source.connect = connect;
             self.restart(&mut source, reconnect);
+        } else if interval != config.policy.outlier.interval {
+            self.restart(&mut source, false);
         }
     }
 
@@ -222,8 +228,12 @@ impl Destination {
             self.detector.store(Detector::new(policy.outlier.clone()));
         }
         let set = self.picker.load().set().clone();
+        let unbroken = old.breaker.is_some() && policy.breaker.is_none();
         for member in set.members() {
             limit(&member.endpoint, policy);
+            if unbroken {
+                member.endpoint.breaker().close(clock::now());
+            }
         }
         if old.health_check != policy.health_check || old.protocol != policy.protocol {
             // Who takes calls already does so until checks say otherwise.
@@ -278,9 +288,8 @@ impl Destination {
         call.grpc && call.policy.protocol == Protocol::Auto && !self.http2.load(Relaxed)
     }
 
-    /// Waits until discovery has spoken for the first time. Does not read anything but a flag from
-    /// then on.
-    /// Where health checks decide who may be picked, waits for the first of them as well.
+    /// Waits until discovery has spoken for the first time. Where health checks decide who may be
+    /// picked, waits for the first of them as well.
     pub(crate) async fn resolved(&self) {
         let mut resolution = self.resolution.subscribe();
         // An error means that the sender is gone, and it lives in `self`.
@@ -309,8 +318,8 @@ impl Destination {
         match picker.pick(args, draw) {
             Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
             Err(NoPick::AllOut { .. }) if self.awaits_check() => Err(Unpicked::Unresolved),
-            Err(NoPick::AllOut { example, .. }) => {
-                Err(Unpicked::Final(self.all_out(picker.set(), &example)))
+            Err(NoPick::AllOut { total, example, .. }) => {
+                Err(Unpicked::Final(self.all_out(picker.set(), total, &example)))
             }
             Err(none @ (NoPick::NoSubset { .. } | NoPick::Session { .. })) => {
                 Err(Unpicked::Final(self.error(ErrorKind::NoHealthyEndpoint, none.to_string())))
@@ -331,21 +340,29 @@ impl Destination {
         Picker::of(set, policy.pick.clone(), &self.environment.caller)
     }
 
-    /// Why none of its endpoints can be picked. If that is because their certificates are
-    /// refused, the error is of that kind.
+    /// Why none of `total` endpoints can be picked. If that is because their certificates are
+    /// refused, or because the breaker of one that is well is open, the error is of that kind.
     #[cold]
-    fn all_out(&self, set: &EndpointSet<Workers>, example: &str) -> Error {
+    fn all_out(&self, set: &EndpointSet<Workers>, total: usize, example: &str) -> Error {
         let members = set.members();
         let unreachable = members.iter().all(|member| member.endpoint.health().is_unreachable());
         let cause = members.first().and_then(|member| member.endpoint.connections.cause());
         match cause.filter(|_| unreachable) {
             Some(cause) => self.unreached(members.len(), &cause),
             None => {
-                let message = match members.len() {
+                let message = match total {
                     1 => format!("its only endpoint cannot take a call: {example}"),
                     total => format!("none of its {total} endpoints can take a call: {example}"),
                 };
-                self.error(ErrorKind::NoHealthyEndpoint, message)
+                let broken = |member: &Member<Workers>| {
+                    member.endpoint.health().is_selectable()
+                        && !member.endpoint.breaker().is_closed()
+                };
+                if !members.iter().any(broken) {
+                    return self.error(ErrorKind::NoHealthyEndpoint, message);
+                }
+                self.shared.metrics.shed(ErrorKind::Overflow);
+                self.error(ErrorKind::Overflow, message)
             }
         }
     }
@@ -492,6 +509,7 @@ impl Destination {
 
     fn sweep(&self) {
         let now = clock::now();
+        self.swept.store(now.as_nanos(), Relaxed);
         let picker = self.picker.get();
         let sweep = self.detector.load().sweep(picker.set(), now, &mut || fastrand::u64(..));
         sweep.ejected.iter().for_each(|ejection| self.ejected(ejection));
@@ -543,8 +561,7 @@ impl Destination {
             generation: source.generation,
             afresh,
         };
-        let interval = self.policy.load().outlier.interval;
-        let task = self.environment.runtime.spawn(follow.run(interval)).abort_handle();
+        let task = self.environment.runtime.spawn(follow.run(self.next_sweep())).abort_handle();
         if let Some(old) = source.task.replace(task) {
             old.abort();
         }
@@ -561,12 +578,19 @@ struct Follow {
     afresh: bool,
 }
 
+impl Destination {
+    /// When outlier detection is to compare its endpoints, whatever task does it.
+    fn next_sweep(&self) -> Instant {
+        let swept = Timestamp::from_nanos(self.swept.load(Relaxed));
+        clock::instant(swept + self.policy.load().outlier.interval)
+    }
+}
+
 impl Follow {
-    async fn run(self, interval: Duration) {
+    async fn run(self, mut next_sweep: Instant) {
         let mut watch = mesh_discovery::resolver(&self.endpoints, &self.dns).watch();
         let mut afresh = self.afresh;
         let mut ended = false;
-        let mut next_sweep = Instant::now() + interval;
         loop {
             tokio::select! {
                 update = watch.changed(), if !ended => {
@@ -584,8 +608,8 @@ impl Follow {
                 () = self.ask_again.notified() => watch.nudge(),
                 () = sleep_until(next_sweep) => {
                     let Some(destination) = self.destination.upgrade() else { return };
-                    next_sweep = Instant::now() + destination.policy.load().outlier.interval;
                     destination.sweep();
+                    next_sweep = destination.next_sweep();
                     destination.doubt_again(self.generation);
                 }
             }

@@ -277,6 +277,7 @@ fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, N
             sections::<Policy>(&rest, problems);
             never_zero(rest.get("timeouts"), problems);
             never_zero(rest.get("retry"), problems);
+            never_zero(rest.get("breaker"), problems);
             return Some((Spec::Traffic(target), rest));
         }
         Kind::ServerPolicy => {

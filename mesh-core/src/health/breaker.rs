@@ -38,7 +38,7 @@ pub struct Config {
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub open: Duration,
-    /// How long it stays open at most, before jitter. 60 s.
+    /// How long it stays open at most, before jitter; `open` if that is longer. 60 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub max_open: Duration,
@@ -62,7 +62,7 @@ impl Default for Config {
 impl Config {
     fn open_for(&self, openings: u32, draw: &mut impl Draw) -> Duration {
         let doubled = self.open.saturating_mul(2u32.saturating_pow(openings.saturating_sub(1)));
-        let base = doubled.min(self.max_open);
+        let base = doubled.min(self.max_open.max(self.open));
         base.saturating_add(base.mul_f64(draw.unit() * f64::from(self.jitter.min(100)) / 100.0))
     }
 }
@@ -170,6 +170,16 @@ impl Breaker {
             Ok(_) => Ok(Admission::Probe(Probe(probe))),
             Err(CLOSED) => Ok(Admission::Closed),
             Err(other) => Err(Refused { until: until(other), now }),
+        }
+    }
+
+    /// Closes it, when it is not configured any more: nothing would be recorded that could.
+    pub fn close(&self, now: Timestamp) {
+        self.failures.store(0, Relaxed);
+        self.openings.store(0, Relaxed);
+        if self.word.swap(CLOSED, Relaxed) != CLOSED {
+            self.since.store(now.as_nanos(), Relaxed);
+            self.tally.changed();
         }
     }
 

@@ -29,6 +29,26 @@ fn probe(breaker: &Breaker, now: Timestamp, config: &Config) -> Admission {
 }
 
 #[test]
+fn it_closes_when_it_is_not_configured_any_more() {
+    let (breaker, config) = (breaker(), Config::default());
+    fail(&breaker, 5, at(0), &config);
+    assert!(!breaker.is_closed());
+    breaker.close(at(1));
+    assert!(breaker.is_closed());
+    assert_eq!(breaker.state(at(1)), None);
+    assert_eq!(fail(&breaker, 4, at(2), &config), None, "it counts anew");
+    let opened = fail(&breaker, 1, at(2), &config);
+    assert_eq!(opened, Some(Transition::Opened(Duration::from_secs(1))), "for the first time");
+}
+
+#[test]
+fn what_it_stays_open_at_first_is_not_cut_to_the_default_of_the_most() {
+    let config = Config { open: Duration::from_secs(300), ..Config::default() };
+    assert_eq!(config.open_for(1, &mut low), Duration::from_secs(300));
+    assert_eq!(config.open_for(2, &mut low), Duration::from_secs(300));
+}
+
+#[test]
 fn it_opens_after_failures_in_a_row_and_only_then() {
     let (breaker, config) = (breaker(), Config::default());
     assert_eq!(fail(&breaker, 4, at(0), &config), None);

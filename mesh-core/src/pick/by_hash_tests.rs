@@ -295,6 +295,28 @@ fn a_session_leaves_an_endpoint_that_is_out_and_a_lax_one_that_failed_its_call()
 }
 
 #[test]
+fn a_session_does_not_lead_out_of_the_subset_of_its_route() {
+    let of =
+        |n, stage: &str| spec(n).with_metadata([("stage".to_owned(), stage.to_owned())].into());
+    let subsets = serde_json::json!({ "selectors": [{ "keys": ["stage"] }] });
+    let subsets = Some(serde_json::from_value(subsets).unwrap());
+    let config = Config { subsets, ..Config::default() };
+    let picker = Picker::new(set([of(1, "stable"), of(2, "canary")]), config);
+    let canary = [Labels::from_iter([("stage", "canary")])];
+    let pick = |strict, named| {
+        let config = session(strict, &[Status::Healthy]);
+        let pinned = Pinned::new(address(named), &config);
+        let args = PickArgs::new(NOW).with_pinned(pinned).with_subset(&canary);
+        let picked = picker.pick(&args, &mut || 0).map_err(|none| none.to_string())?;
+        Ok((picked.member.endpoint.id().to_string(), picked.reason))
+    };
+    assert_eq!(pick(false, 2), Ok(("10.0.0.2:80".to_owned(), Reason::Session)));
+    assert_eq!(pick(false, 1), Ok(("10.0.0.2:80".to_owned(), Reason::Only)));
+    let why = "the session cannot go on: 10.0.0.1:80 is not in the subset that the call is for";
+    assert_eq!(pick(true, 1), Err(why.to_owned()));
+}
+
+#[test]
 fn any_address_of_an_endpoint_names_it_and_a_strangers_names_none() {
     let picker = picker(Policy::RoundRobin, [spec(1).with_address(address(9)), spec(2)]);
     assert!(!picker.has_addresses());

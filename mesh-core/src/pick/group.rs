@@ -179,8 +179,10 @@ impl<'a, C> Candidates<'a, '_, C> {
             Some(_) => None,
             None => {
                 let health = endpoint.health();
-                let panic =
-                    health.is_declared_usable() && !health.is_unreachable() && self.panics();
+                let panic = health.is_declared_usable()
+                    && !health.is_unreachable()
+                    && endpoint.breaker().would_admit(self.args.now)
+                    && self.panics();
                 panic.then_some(Found { member, place, panic })
             }
         }

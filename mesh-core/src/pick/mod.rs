@@ -33,7 +33,8 @@
 //! *Panic threshold*: when that sum is below 100, a level of which less than `panicThreshold`
 //! percent are available is picked from as a whole, because the few that are left would be
 //! overrun. What discovery declared unusable stays out even then, and so does what cannot be
-//! connected to: it would take no load from the others, only time from the calls.
+//! connected to or has its breaker open: it would take no load from the others, only time from the
+//! calls.
 //!
 //! Endpoints that the call has tried are used only when nothing else is: first another of the
 //! group, then another locality, then another level.
@@ -44,7 +45,7 @@
 //!
 //! *Hashes*: where the policy goes by the call's hash, the level follows from it too, so that calls of
 //! one hash stay together. *Sessions*: an endpoint that the call is pinned to goes before all
-//! this ([`affinity`](crate::affinity)).
+//! this, within the subset that the call names ([`affinity`](crate::affinity)).
 //!
 //! Cost: no lock, no allocation, no look at more endpoints than are drawn, unless some are out.
 //! Shares are recounted, at the cost of a look at each endpoint, when the health of one has changed
@@ -99,7 +100,7 @@ use crate::load::{self, Load};
 use crate::{Draw, Timestamp};
 use choices::MAX_CHOICES;
 use group::{Candidates, Group, Scope};
-use levels::Levels;
+use levels::{Level, Levels};
 use pinned::Addresses;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -439,7 +440,7 @@ impl<C> Picker<C> {
         if let Some(picked) = group.and_then(|group| self.pick_from(group, scope, args, draw)) {
             return Ok(picked);
         }
-        self.pick_anywhere(levels, args, draw).ok_or_else(|| self.all_out(args.now))
+        self.pick_anywhere(levels, args, draw).ok_or_else(|| self.all_out(levels, args.now))
     }
 
     /// The levels of the endpoints that the call may go to.
@@ -513,10 +514,11 @@ impl<C> Picker<C> {
     }
 
     #[cold]
-    fn all_out(&self, now: Timestamp) -> NoPick {
-        let members = self.set.members();
-        members.first().map_or(NoPick::Empty, |member| NoPick::AllOut {
-            total: members.len(),
+    fn all_out(&self, levels: &Levels, now: Timestamp) -> NoPick {
+        let groups = levels.all().iter().flat_map(Level::groups);
+        let mut members = groups.filter_map(|group| group.members(self.set.members()).get(0));
+        members.next().map_or(NoPick::Empty, |member| NoPick::AllOut {
+            total: levels.members(),
             example: format!("{} is {}", member.endpoint.id(), member.endpoint.state(now)),
         })
     }

@@ -7,7 +7,6 @@
 //! Source: gRFC A55.
 
 use super::{NoPick, PickArgs, Picked, Picker, Reason};
-use crate::Timestamp;
 use crate::affinity;
 use crate::endpoint::Member;
 use std::collections::HashMap;
@@ -75,7 +74,7 @@ impl<C> Picker<C> {
         let strict = pinned.config.strict;
         match member.filter(|member| may_take(member, pinned.config, args)) {
             Some(member) => Some(Ok(Picked { member, reason: Reason::Session })),
-            None => strict.then(|| Err(no_session(member, pinned, args.now))),
+            None => strict.then(|| Err(no_session(member, pinned, args))),
         }
     }
 }
@@ -83,16 +82,25 @@ impl<C> Picker<C> {
 fn may_take<C>(member: &Member<C>, config: &affinity::Config, args: &PickArgs<'_>) -> bool {
     let endpoint = &*member.endpoint;
     config.takes(member.spec.declared)
+        && is_wanted(member, args)
         && endpoint.health().is_selectable_or_draining()
         && endpoint.breaker().would_admit(args.now)
         // A retry that may go elsewhere does.
         && (config.strict || !args.avoid.contains(endpoint.id()))
 }
 
+/// Whether the call may go there: a session does not lead out of the subset that its route names.
+fn is_wanted<C>(member: &Member<C>, args: &PickArgs<'_>) -> bool {
+    args.subset.is_empty() || args.subset.iter().any(|labels| labels.are_in(&member.spec.metadata))
+}
+
 #[cold]
-fn no_session<C>(member: Option<&Member<C>>, pinned: &Pinned<'_>, now: Timestamp) -> NoPick {
+fn no_session<C>(member: Option<&Member<C>>, pinned: &Pinned<'_>, args: &PickArgs<'_>) -> NoPick {
     let why = match member {
-        Some(member) => format!("{} is {}", member.endpoint.id(), member.endpoint.state(now)),
+        Some(member) if !is_wanted(member, args) => {
+            format!("{} is not in the subset that the call is for", member.endpoint.id())
+        }
+        Some(member) => format!("{} is {}", member.endpoint.id(), member.endpoint.state(args.now)),
         None => format!("there is no endpoint at {}", pinned.address),
     };
     NoPick::Session { why }

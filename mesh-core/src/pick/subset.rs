@@ -126,6 +126,11 @@ impl Labels {
         self.entries.keys().map(String::as_str)
     }
 
+    /// Whether all of them are among an endpoint's.
+    pub(super) fn are_in(&self, metadata: &BTreeMap<String, String>) -> bool {
+        self.entries.iter().all(|(key, value)| metadata.get(key) == Some(value))
+    }
+
     /// Those under these keys; `None` if one is not there.
     fn only(&self, keys: &BTreeSet<String>) -> Option<Self> {
         of(keys, &self.entries)

@@ -1,5 +1,6 @@
 use super::*;
 use crate::health::breaker::{self, Admission};
+use crate::health::check::Cause;
 use crate::{Declared, Endpoint, EndpointId, EndpointSpec, Failure, Locality, Outcome};
 use proptest::prelude::*;
 use std::net::SocketAddr;
@@ -32,7 +33,13 @@ fn place(picker: &Picker, picked: &Picked<'_>) -> usize {
     picker.set().members().iter().position(same).expect("a member")
 }
 
-/// Takes an endpoint out that still can be connected to.
+/// Takes an endpoint out that can be picked in a panic.
+fn take_out(endpoint: &Endpoint) {
+    assert!(endpoint.health().set_not_well(NOW, Cause::Timeout));
+    assert!(!endpoint.is_selectable_at(NOW));
+}
+
+/// Takes an endpoint out that would refuse what it is sent.
 fn open_breaker(endpoint: &Endpoint) {
     let config = breaker::Config { consecutive_failures: 1, ..breaker::Config::default() };
     let failure = Outcome::Failure(Failure::Timeout);
@@ -275,17 +282,18 @@ fn tried_endpoints_are_used_only_when_nothing_else_is() {
 
 #[test]
 fn below_the_panic_threshold_all_are_picked_but_those_that_discovery_rules_out() {
-    let mut specs = specs(&[1; 6]);
+    let mut specs = specs(&[1; 7]);
     specs[4].declared = Declared::Unhealthy;
     let set = EndpointSet::empty().update(specs, |_| ()).0;
     let picker = Picker::new(set, Config::default());
     for member in &picker.set().members()[..3] {
-        open_breaker(&member.endpoint);
+        take_out(&member.endpoint);
     }
     picker.set().members()[5].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
+    open_breaker(&picker.set().members()[6].endpoint);
     let seen = shares(&picker, 1_000, seeded(7));
     assert!(seen[..4].iter().all(|share| *share > 5.0), "{seen:?}");
-    assert!(seen[4..] == [0.0; 2], "declared unhealthy, and unreachable: {seen:?}");
+    assert!(seen[4..] == [0.0; 3], "declared unhealthy, unreachable, open: {seen:?}");
 
     let off = Config { panic_threshold: 0, ..Config::default() };
     let picker = Picker::new(picker.set().clone(), off);
@@ -294,9 +302,7 @@ fn below_the_panic_threshold_all_are_picked_but_those_that_discovery_rules_out()
     picker.set().members()[3].endpoint.health().set_unreachable(NOW, Timestamp::MAX);
     let error = picker.pick(&PickArgs::new(NOW), &mut seeded(8)).expect_err("all are out");
     assert!(
-        error
-            .to_string()
-            .starts_with("none of 6 endpoints can be picked; 10.0.0.1:1 is breaker open")
+        error.to_string().starts_with("none of 7 endpoints can be picked; 10.0.0.1:1 is unhealthy")
     );
 }
 
@@ -322,7 +328,7 @@ fn the_next_level_takes_over_as_the_first_fails() {
 proptest! {
     #[test]
     fn what_is_out_is_picked_only_below_the_panic_threshold(
-        out in prop::collection::vec(0u8..3, 1..40),
+        out in prop::collection::vec(0u8..4, 1..40),
         weighted: bool,
         policy in 0usize..7,
         seed: u64,
@@ -342,7 +348,8 @@ proptest! {
         for (member, out) in picker.set().members().iter().zip(&out) {
             match out {
                 0 => {}
-                1 => open_breaker(&member.endpoint),
+                1 => take_out(&member.endpoint),
+                2 => open_breaker(&member.endpoint),
                 _ => drop(member.endpoint.health().set_unreachable(NOW, Timestamp::MAX)),
             }
         }
@@ -351,10 +358,11 @@ proptest! {
         let mut draw = seeded(seed);
         for _ in 0..50 {
             let Ok(picked) = picker.pick(&PickArgs::new(NOW), &mut draw) else {
-                prop_assert!(out.iter().all(|out| *out == 2), "none can be connected to");
+                prop_assert!(out.iter().all(|out| *out >= 2), "none would take a call");
                 continue;
             };
             prop_assert!(!picked.member.endpoint.health().is_unreachable());
+            prop_assert!(picked.member.endpoint.breaker().is_closed());
             let is_out = !picked.member.endpoint.is_selectable();
             prop_assert!(panics || !is_out);
             prop_assert_eq!(picked.reason == Reason::Panic, is_out);
@@ -366,6 +374,7 @@ proptest! {
 enum Fate {
     Ready,
     Degraded,
+    Out,
     Open,
     Unreachable,
     Draining,
@@ -378,6 +387,7 @@ fn fates() -> impl Strategy<Value = Fate> {
     prop_oneof![
         3 => Just(Fate::Ready),
         1 => Just(Fate::Degraded),
+        1 => Just(Fate::Out),
         1 => Just(Fate::Open),
         1 => Just(Fate::Unreachable),
         1 => Just(Fate::Draining),
@@ -404,6 +414,7 @@ fn set_with_fates(drawn: &[Drawn]) -> EndpointSet {
     let set = EndpointSet::empty().update(drawn.iter().zip(1..).map(spec).collect(), |_| ()).0;
     for member in set.members() {
         match fate(member, drawn) {
+            Fate::Out => take_out(&member.endpoint),
             Fate::Open => open_breaker(&member.endpoint),
             Fate::Unreachable => {
                 member.endpoint.health().set_unreachable(NOW, Timestamp::MAX);
@@ -460,11 +471,11 @@ proptest! {
                 continue;
             };
             let of = fate(picked.member, &drawn);
-            prop_assert!(!matches!(of, Fate::Unreachable | Fate::Draining), "{of:?}");
-            prop_assert_eq!(of == Fate::Open, picked.reason == Reason::Panic);
-            prop_assert!(of != Fate::Open || threshold > 0);
+            prop_assert!(!matches!(of, Fate::Open | Fate::Unreachable | Fate::Draining), "{of:?}");
+            prop_assert_eq!(of == Fate::Out, picked.reason == Reason::Panic);
+            prop_assert!(of != Fate::Out || threshold > 0);
             // Levels by labels are finer than priorities: there it is for their own tests to say.
-            if of == Fate::Open && split < 3 {
+            if of == Fate::Out && split < 3 {
                 let level: Vec<&Drawn> =
                     drawn.iter().filter(|one| one.0 == picked.member.spec.priority).collect();
                 let available = level.iter().filter(|one| ready(one.3)).count();
@@ -473,6 +484,6 @@ proptest! {
         }
         let told = picker.explain(&PickArgs::new(NOW));
         prop_assert_eq!(told.iter().any(|one| one.included), any_ready || threshold > 0
-            && drawn.iter().any(|one| one.3 == Fate::Open));
+            && drawn.iter().any(|one| one.3 == Fate::Out));
     }
 }

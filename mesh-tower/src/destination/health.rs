@@ -4,7 +4,7 @@ use super::{Destination, Endpoint};
 use crate::clock;
 use crate::health_check::Checks;
 use crate::workers::Workers;
-use mesh_core::health::check::Cause;
+use mesh_core::health::check::{Ask, Cause, Config};
 use mesh_core::health::outlier::{Admitted, Probe, Probed};
 use mesh_core::{EndpointId, EndpointSet, Member, Outcome, Policy, Timestamp};
 use std::collections::HashMap;
@@ -97,9 +97,15 @@ impl Destination {
         self.detector.load().observe(endpoint, took);
     }
 
-    /// One of the endpoint's answers said that it is to be taken out.
+    /// One of the endpoint's answers said that it is to be taken out. Nothing, where it is watched:
+    /// then it says so there, and would not say that it is well again.
     #[cold]
     pub(crate) fn failed_itself(&self, endpoint: &Endpoint) {
+        let policy = self.policy.get();
+        let ask = policy.health_check.as_ref().and_then(Config::ask);
+        if matches!(ask, Some(Ask::Grpc(grpc)) if grpc.watch) {
+            return;
+        }
         self.shared.metrics.checked(Err(Cause::ImmediateFail));
         if endpoint.health().set_not_well(clock::now(), Cause::ImmediateFail) {
             tracing::warn!(

@@ -1,7 +1,7 @@
 //! Unreachable: an endpoint that cannot be connected to, until it can.
 //!
 //! An endpoint that cannot be connected to is out until a task of its own has opened a connection:
-//! 100 ms after the failure, then with full jitter up to 1 s, so that a destination that was down
+//! within 100 ms of the failure, then with full jitter up to 1 s, so that a destination that was down
 //! as a whole serves again within a second of coming back.
 
 use super::{Destination, Endpoint};

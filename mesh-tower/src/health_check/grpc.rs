@@ -13,7 +13,7 @@ use super::Failed;
 use crate::body::Body;
 use crate::connect::{Connections, Protocol, ResponseBody};
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use mesh_core::GrpcCode;
 use mesh_core::health::check::{Cause, Grpc, Heard, Serving};
@@ -147,9 +147,7 @@ impl Answer {
     }
 
     fn new(response: Response<ResponseBody>) -> Self {
-        let status = response.status();
-        let ended = GrpcCode::from_headers(response.headers())
-            .or_else(|| (status != StatusCode::OK).then(|| GrpcCode::from_http(status)));
+        let ended = GrpcCode::of_head(response.status(), response.headers());
         Self { body: response.into_body(), ended, buffer: BytesMut::new() }
     }
 

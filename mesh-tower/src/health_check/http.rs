@@ -35,8 +35,10 @@ pub(super) async fn ask(
         true => verdict.map_err(|_| Cause::ImmediateFail),
         false => verdict,
     };
-    read(response.into_body()).await?;
-    verdict.map_err(Failed::from)
+    // What the status says stands, however the body ends.
+    let whole = read(response.into_body()).await;
+    verdict.map_err(Failed::from)?;
+    whole
 }
 
 /// Reads a body to its end, or as much of it as is worth it: what is left is cut off with the

@@ -15,7 +15,7 @@
 //! `reuseConnection` there is one per endpoint that stays open.
 //!
 //! *No burst*: at most [`AT_ONCE`] checks of a destination are under way, further ones wait for
-//! their turn; and the wait after an endpoint's first check is cut to a random part, so that
+//! their turn, as watches do that have yet to hear something; and the wait after an endpoint's first check is cut to a random part, so that
 //! endpoints that were found together are not checked together ever after. Where checks take so
 //! long that the turns do not suffice, intervals stretch.
 //!
@@ -27,7 +27,8 @@
 //!
 //! A check that succeeds also ends an ejection by outlier detection, unless
 //! `outlier.successfulActiveHealthCheckUnejectHost` is false. An endpoint whose answer to a call
-//! bears `x-envoy-immediate-health-check-fail` is out at once, until its checks pass.
+//! bears `x-envoy-immediate-health-check-fail` is out at once, until its checks pass; one that is
+//! watched says so by its watch.
 //!
 //! Metrics: `mesh.health_check.results`, and `mesh.lb.endpoints` with the state `unhealthy`.
 //! Source: Envoy "Health checking"; gRFC A17.
@@ -270,6 +271,7 @@ impl Checked {
 
     /// Lets the endpoint say how it is.
     async fn watch(&mut self, config: &Config, grpc: &Grpc) {
+        let turns = self.turns.clone();
         let mut watch = Watch::new();
         let mut stream = None;
         loop {
@@ -277,9 +279,13 @@ impl Checked {
                 Box::pin(grpc::listen(&mut stream, &self.connections, grpc, &self.host));
             let heard = match watch.has_heard() {
                 true => listening.await,
-                false => timeout(config.timeout, listening)
-                    .await
-                    .unwrap_or_else(|_elapsed| grpc::Told::silent(config.timeout)),
+                false => {
+                    // The semaphore is never closed.
+                    let _turn = turns.acquire().await;
+                    timeout(config.timeout, listening)
+                        .await
+                        .unwrap_or_else(|_elapsed| grpc::Told::silent(config.timeout))
+                }
             };
             let draw = &mut || fastrand::u64(..);
             let (verdict, next) = watch.record(heard.heard, config.interval, draw);

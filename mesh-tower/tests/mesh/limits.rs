@@ -155,8 +155,10 @@ async fn a_breaker_opens_lets_one_probe_through_and_closes() {
 
     let error = get(&mesh, "http://inventory/").await.expect_err("the breaker is open");
     assert_eq!(error.kind(), ErrorKind::Overflow, "{error}");
-    assert!(error.message().starts_with("the breaker is open for another "), "{error}");
-    assert_eq!(error.endpoint(), Some(&*endpoint.address().to_string()));
+    let why =
+        format!("its only endpoint cannot take a call: {} is breaker open", endpoint.address());
+    assert!(error.message().starts_with(&why), "{error}");
+    assert_eq!(shed(&mesh), [(ErrorKind::Overflow, 1)]);
     assert_eq!(endpoint.calls(), 3);
     let open = state(&mesh, "inventory", endpoint.address());
     assert!(open.starts_with("breaker open: 3 failures in a row"), "{open}");

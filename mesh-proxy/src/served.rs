@@ -109,8 +109,7 @@ impl Served {
         self.status = Some(status);
         self.complete = whole || self.bodiless;
         if self.begun.grpc {
-            let unsaid = || (status != StatusCode::OK).then(|| GrpcCode::from_http(status));
-            self.code = GrpcCode::from_headers(response.headers()).or_else(unsaid);
+            self.code = GrpcCode::of_head(status, response.headers());
         }
     }
 

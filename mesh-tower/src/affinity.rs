@@ -1,7 +1,7 @@
 //! Affinity: where a call belongs by what it brings, found once for all its attempts.
 //!
 //! *Hash*: the key of [`CallOptions`], else what the policy's `hash` entries find; the policies
-//! `RingHash` and `Maglev` pick by it. *Session*: the endpoint that the call's cookie names.
+//! `RingHash` and `Maglev` pick by it, and under others it is not asked for. *Session*: the endpoint that the call's cookie names.
 //! The answer sets the cookies that were made up for the call, and that of the session when it came
 //! from another endpoint than the call named.
 //!
@@ -87,11 +87,18 @@ impl Affinity {
         asked: &Asked<'_>,
         hashed: Option<Hashed>,
     ) -> Option<Arc<Self>> {
-        if policy.hash.is_empty() && policy.affinity.is_none() && asked.key().is_none() {
+        let hashed = match hashed {
+            // Nothing else asks for it.
+            None if policy.pick.policy.is_by_hash() => {
+                let wanted = !policy.hash.is_empty() || asked.key().is_some();
+                wanted.then(|| Hashed::of(request, &policy.hash, asked))
+            }
+            hashed => hashed,
+        };
+        if hashed.is_none() && policy.affinity.is_none() {
             return None;
         }
-        let Hashed { hash, made } =
-            hashed.unwrap_or_else(|| Hashed::of(request, &policy.hash, asked));
+        let (hash, made) = hashed.map_or((None, Vec::new()), |own| (own.hash, own.made));
         let affinity = policy.affinity.as_ref();
         let session = affinity
             .filter(|config| config.cookie.covers(request.uri().path()))

@@ -114,7 +114,7 @@ where
         ResponseFuture(match found {
             Ok((destination, call)) => {
                 // The first attempt starts with the call: one clock read serves both.
-                let now = if call.attempt <= 1 { call.started } else { clock::now() };
+                let now = if call.attempt <= 1 { call.leaves } else { clock::now() };
                 attempt(destination, call, request, self.worker, now)
             }
             Err(error) => State::Refused { error: Some(error) },
@@ -286,6 +286,8 @@ fn failed(error: Error, mut ticket: Ticket) -> Error {
     let error = error.with_destination(destination.label().clone()).with_endpoint(endpoint.id());
     if error.failure() == Some(Failure::Connect) || !destination.only_guesses(ticket.call()) {
         ticket.error(&error);
+    } else {
+        ticket.over();
     }
     drop(ticket);
     if error.kind() == ErrorKind::Overflow {

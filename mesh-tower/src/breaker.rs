@@ -38,7 +38,7 @@
 use crate::call;
 use crate::clock;
 use crate::telemetry::{BreakerState, DestinationMetrics};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::health::breaker::{Admission, Refused, Transition};
 use mesh_core::{Endpoint, Error, ErrorKind, Failure, GrpcCode, Outcome};
@@ -156,7 +156,7 @@ impl Turn {
     fn take<B: 'static>(shared: &Arc<Shared>, request: &Request<B>) -> Result<Self, Refused> {
         let pinned = call::pinned(request);
         let now = match pinned {
-            Some(call) if call.attempt == 1 => call.started,
+            Some(call) if call.attempt == 1 => call.leaves,
             _ => clock::now(),
         };
         let admission = shared.callee.breaker().try_acquire(now, &shared.config);
@@ -182,11 +182,8 @@ impl Turn {
             self.outcome = Outcome::of_http(status);
             return None;
         }
-        match GrpcCode::from_headers(response.headers()) {
+        match GrpcCode::of_head(status, response.headers()) {
             Some(code) => self.outcome = Outcome::of_grpc(code),
-            None if status != StatusCode::OK => {
-                self.outcome = Outcome::of_grpc(GrpcCode::from_http(status));
-            }
             None if response.body().is_end_stream() => {
                 self.outcome = Outcome::of_grpc(GrpcCode::UNKNOWN);
             }
@@ -369,7 +366,7 @@ mod tests {
                 let answer = callee.answer.get();
                 async move {
                     let mut response = Response::new(crate::Body::empty());
-                    *response.status_mut() = StatusCode::from_u16(answer?).expect("valid");
+                    *response.status_mut() = http::StatusCode::from_u16(answer?).expect("valid");
                     Ok::<_, Error>(response)
                 }
             });

@@ -41,10 +41,14 @@ use std::time::Duration;
 pub struct Call {
     /// When it began: the one clock read that all layers share.
     pub started: Timestamp,
+    /// When its first attempt leaves: later than `started` if a fault delays it.
+    pub leaves: Timestamp,
     /// The merged policy of destination and route.
     pub policy: Arc<Policy>,
     /// When the answer's head must be there. It only shrinks on its way down.
     pub expiry: Option<Expiry>,
+    /// When this attempt is given up, if it is before the call.
+    pub(crate) cut: Option<Timestamp>,
     /// Number of the attempt, from 1.
     pub attempt: u32,
     /// Endpoints of the attempts before this one.
@@ -104,8 +108,10 @@ impl Call {
     pub const fn new(started: Timestamp, policy: Arc<Policy>, grpc: bool) -> Self {
         Self {
             started,
+            leaves: started,
             policy,
             expiry: None,
+            cut: None,
             attempt: 1,
             tried: Vec::new(),
             options: None,
@@ -185,6 +191,9 @@ impl Call {
 impl Call {
     /// Whether the head of the answer should have been there by `now`.
     pub(crate) fn is_late(&self, now: Timestamp) -> bool {
+        if self.cut.is_some_and(|cut| now >= cut) {
+            return true;
+        }
         let Some(Expiry(expiry)) = self.expiry else { return false };
         let span = self.timeout();
         let later = self.sent.as_ref().and_then(|sent| sent.extend(expiry, span));

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | explicit: set by configuration, [`DeadlineLayer::new`] or the caller | `expiry` | `expiry` |
 //! | nobody set one: 15 s | 15 s from when the request is sent in full | none in total |
-//! | always | | `stream_idle` (`retry.perTryIdleTimeout`) between two frames |
+//! | always | `stream_idle` while the request is being sent, looked at once per 15 s | `stream_idle` (`retry.perTryIdleTimeout`) between two frames |
 //! | `maxStreamDuration` | it | it, as [`ErrorKind::StreamDuration`] |
 //!
 //! When it passes, the inner future or body is dropped, which cancels the attempt in flight.
@@ -74,7 +74,7 @@ use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep_until};
@@ -84,33 +84,57 @@ use tower_service::Service;
 pub use mesh_core::deadline::Expiry;
 
 /// In the extensions of a request whose timeout counts from when it is sent in full: tells when
-/// that was. Zero while nobody watches the body, one while it is under way, else the instant.
+/// that was, and whether it moves until then.
 #[derive(Debug, Default)]
-pub(crate) struct Sent(AtomicU64);
+pub(crate) struct Sent {
+    /// Zero while nobody watches the body, one while it is under way, else the instant.
+    at: AtomicU64,
+    /// Whether some of it was taken since somebody last looked.
+    moved: AtomicBool,
+    /// Since when none was.
+    still: AtomicU64,
+}
 
 impl Sent {
     const UNDER_WAY: u64 = 1;
 
     /// Someone watches the body, and it has yet to be sent.
     pub(crate) fn begin(&self) {
-        self.0.store(Self::UNDER_WAY, Relaxed);
+        self.at.store(Self::UNDER_WAY, Relaxed);
+        self.moved();
+    }
+
+    /// Some of the body was taken.
+    pub(crate) fn moved(&self) {
+        self.moved.store(true, Relaxed);
     }
 
     /// The body is sent, or given up.
     pub(crate) fn end(&self) {
-        if self.0.load(Relaxed) == Self::UNDER_WAY {
-            self.0.store(clock::now().as_nanos(), Relaxed);
+        if self.at.load(Relaxed) == Self::UNDER_WAY {
+            self.at.store(clock::now().as_nanos(), Relaxed);
         }
     }
 
     /// Until when the answer may take, if that is later than `head`.
     pub(crate) fn extend(&self, head: Timestamp, span: Duration) -> Option<Timestamp> {
-        let since = match self.0.load(Relaxed) {
+        let since = match self.at.load(Relaxed) {
             0 => return None,
             Self::UNDER_WAY => clock::now(),
             at => Timestamp::from_nanos(at),
         };
         Some(since + span).filter(|later| *later > head)
+    }
+
+    /// Whether it is under way, and nothing of it was taken for as long as `idle`.
+    fn stands_still(&self, now: Timestamp, idle: Duration) -> bool {
+        if self.at.load(Relaxed) != Self::UNDER_WAY {
+            return false;
+        }
+        if self.moved.swap(false, Relaxed) {
+            self.still.store(now.as_nanos(), Relaxed);
+        }
+        now.since(Timestamp::from_nanos(self.still.load(Relaxed))) >= idle
     }
 }
 
@@ -193,6 +217,8 @@ pub(crate) fn head<B: 'static>(request: &Request<B>) -> Timestamp {
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     started: Timestamp,
+    /// When the request leaves.
+    leaves: Timestamp,
     /// For the response head.
     head: Timestamp,
     /// What the head may take from when the request is sent in full, if nobody asked for a timeout.
@@ -211,7 +237,13 @@ impl Limits {
     fn of<B: 'static>(request: &Request<B>, own: &Timeouts) -> Self {
         let pinned = call::pinned(request);
         let timeouts = pinned.map_or(own, |call| &call.policy.timeouts);
-        let started = pinned.map_or_else(clock::now, |call| call.started);
+        let (started, leaves) = pinned.map_or_else(
+            || {
+                let now = clock::now();
+                (now, now)
+            },
+            |call| (call.started, call.leaves),
+        );
         let grpc = pinned.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc);
         let field = || {
             let span = if grpc {
@@ -245,6 +277,7 @@ impl Limits {
         let still = pinned.and_then(|call| call.retry().per_try_idle_timeout);
         Self {
             started,
+            leaves,
             asked: asked.is_some(),
             beyond,
             head: whole.map_or(own, |whole| own.min(whole)),
@@ -268,7 +301,7 @@ impl Limits {
             }
         }
         if let Some(whole) = self.whole {
-            send(request.headers_mut(), whole.since(self.started), self.grpc);
+            send(request.headers_mut(), whole.since(self.leaves), self.grpc);
         }
     }
 
@@ -326,6 +359,12 @@ where
             loop {
                 ready!(timer.as_mut().poll(cx));
                 let span = this.limits.span;
+                let idle = this.limits.idle;
+                if this.sent.as_ref().is_some_and(|sent| sent.stands_still(clock::now(), idle)) {
+                    this.inner.set(None);
+                    let message = format!("nothing of the request was taken for {idle:?}");
+                    return Poll::Ready(Err(Error::new(ErrorKind::StreamIdle, message)));
+                }
                 let later = this.sent.as_ref().and_then(|sent| sent.extend(this.limits.head, span));
                 let whole = this.limits.whole;
                 let later = later.map(|later| whole.map_or(later, |whole| later.min(whole)));

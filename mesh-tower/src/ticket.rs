@@ -54,8 +54,8 @@ pub(crate) struct Ticket {
     permit: Option<Permit>,
     /// The endpoint was asked for a load report.
     reports: bool,
-    /// The head of the response is there.
-    answered: bool,
+    /// It has come to an end, or at least to the head of the response.
+    ended: bool,
     /// The outcome is recorded; only the end is still to come.
     decided: bool,
 }
@@ -78,7 +78,7 @@ impl Ticket {
             probe: None,
             permit: None,
             reports: false,
-            answered: false,
+            ended: false,
             decided: false,
         }
     }
@@ -127,7 +127,7 @@ impl Ticket {
 
     /// The response head is here: one clock read, and for HTTP the whole verdict.
     pub(crate) fn head<B>(&mut self, response: &mut Response<B>) -> Outcome {
-        self.answered = true;
+        self.ended = true;
         let now = clock::now();
         self.report(now, response.headers_mut());
         if self.call.policy.health_check.is_some()
@@ -136,11 +136,8 @@ impl Ticket {
             self.destination.failed_itself(&self.endpoint);
         }
         let outcome = if self.call.grpc {
-            match GrpcCode::from_headers(response.headers()) {
+            match GrpcCode::of_head(response.status(), response.headers()) {
                 Some(code) => Outcome::of_grpc(code),
-                None if response.status() != http::StatusCode::OK => {
-                    Outcome::of_grpc(GrpcCode::from_http(response.status()))
-                }
                 None => {
                     self.observe(now);
                     return Outcome::Success;
@@ -158,8 +155,14 @@ impl Ticket {
         outcome
     }
 
+    /// The attempt ended in a way that says nothing of the endpoint.
+    pub(crate) const fn over(&mut self) {
+        self.ended = true;
+    }
+
     /// The attempt ended without a response.
     pub(crate) fn error(&mut self, error: &Error) {
+        self.over();
         if let Some(failure) = error.failure() {
             self.fail(clock::now(), Outcome::Failure(failure), None);
         }
@@ -228,7 +231,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.permit = None;
-        if !self.answered && !self.decided {
+        if !self.ended && !self.decided {
             self.abandoned();
         }
         self.endpoint.load().end();

@@ -126,6 +126,42 @@ async fn an_attempt_dropped_when_its_time_is_over_is_a_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_timeout_of_an_attempt_is_one_whatever_the_call_may_still_take() {
+    let (destination, endpoint) = destination(peak_ewma()).await;
+    let mut call = Call::new(clock::now(), destination.policy(), false);
+    call.expiry = Some(Expiry(clock::now() + Duration::from_secs(15)));
+    call.sent = Some(Arc::default());
+    call.sent.as_ref().expect("just set").begin();
+    call.cut = Some(clock::now() + Duration::from_secs(1));
+    let call = Arc::new(call);
+    let ticket = Ticket::new(destination, call.clone(), endpoint.clone(), clock::now(), None);
+    advance(Duration::from_secs(1)).await;
+    drop(ticket);
+    assert_eq!(call.at.get(), Some(endpoint.id()), "the next attempt goes elsewhere");
+    assert!(seconds(&endpoint) > 4.0, "{}", seconds(&endpoint));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_here_is_no_latency_of_a_hedged_attempt() {
+    let (destination, endpoint) = destination(peak_ewma()).await;
+    let mut call = Call::new(clock::now(), destination.policy(), false);
+    call.hedged = true;
+    let call = Arc::new(call);
+    let begin = || {
+        let (destination, endpoint) = (destination.clone(), endpoint.clone());
+        Ticket::new(destination, call.clone(), endpoint, clock::now(), None)
+    };
+    let before = seconds(&endpoint);
+    begin().error(&ErrorKind::Overflow.into());
+    begin().over();
+    assert!((seconds(&endpoint) - before).abs() < 1e-9, "{}", seconds(&endpoint));
+    let lost = begin();
+    advance(Duration::from_secs(1)).await;
+    drop(lost);
+    assert!(seconds(&endpoint) > before, "another was quicker than one second");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_attempt_says_nothing_and_gives_the_probe_back() {
     let mut policy = Policy::default();
     let mut config = breaker::Config::default();

@@ -1,14 +1,16 @@
 //! How long the first attempts of a destination take, as far as a quantile needs it.
 //!
 //! Logarithmic buckets, 16 per doubling, in two windows of 10 s: what is older than both is
-//! forgotten. The quantile is kept for a quarter of a second, so a call reads one word; whoever
-//! comes after that adds up some 450 counters twice.
+//! forgotten. A quantile is kept for a quarter of a second, so a call reads one word; whoever
+//! comes after that adds up some 450 counters twice. Routes to one destination may ask for quantiles of
+//! their own: a few are kept beside each other.
 //!
 //! An attempt that was cancelled because another answered counts with the time it had by then. That
 //! is less than it would have taken, but more than the delay, so the share of attempts that
 //! exceed the delay stays what the percentile says.
 
 use crate::Timestamp;
+use crate::hash::mix;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -31,10 +33,17 @@ pub struct Latencies {
     windows: [Window; 2],
     /// The number of the window that is being filled.
     current: AtomicU64,
-    /// When the quantile is to be taken anew.
+    kept: [Kept; 4],
+}
+
+/// The quantile that was asked for last among those with this place.
+#[derive(Debug, Default)]
+struct Kept {
+    /// When it is to be taken anew.
     due: AtomicU64,
-    /// Nanoseconds; zero: too few attempts.
-    quantile: AtomicU64,
+    /// Nanoseconds in the high 48 bits, zero for too few attempts; the percentile in hundredths in
+    /// the low 16.
+    word: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -51,12 +60,7 @@ impl Latencies {
     #[must_use]
     pub fn new() -> Self {
         let window = || Window(std::array::from_fn(|_| AtomicU32::new(0)));
-        Self {
-            windows: [window(), window()],
-            current: AtomicU64::new(0),
-            due: AtomicU64::new(0),
-            quantile: AtomicU64::new(0),
-        }
+        Self { windows: [window(), window()], current: AtomicU64::new(0), kept: Default::default() }
     }
 
     /// A first attempt that ended at `now` took so long.
@@ -75,17 +79,23 @@ impl Latencies {
         self.window(number.max(current)).add(bucket(took));
     }
 
-    /// What `percentile` per cent of the attempts took at most; `None` below 100 attempts.
+    /// What `percentile` per cent of the attempts took at most, by hundredths of a per cent; `None`
+    /// below 100 attempts.
     #[must_use]
     pub fn percentile(&self, now: Timestamp, percentile: f64) -> Option<Duration> {
-        let due = self.due.load(Relaxed);
+        let hundredths = (percentile.clamp(0.0, 100.0) * 100.0).round() as u64;
+        let kept = self.kept.get(mix(hundredths) as usize % self.kept.len())?;
+        let due = kept.due.load(Relaxed);
         let nanos = now.as_nanos();
-        if nanos >= due && self.due.compare_exchange(due, nanos + PERIOD, Relaxed, Relaxed).is_ok()
-        {
-            let quantile = self.add_up(nanos / WINDOW, percentile).unwrap_or(0);
-            self.quantile.store(quantile, Relaxed);
+        let mut word = kept.word.load(Relaxed);
+        let turn = nanos >= due
+            && kept.due.compare_exchange(due, nanos + PERIOD, Relaxed, Relaxed).is_ok();
+        if turn || word as u16 != hundredths as u16 {
+            let quantile = self.add_up(nanos / WINDOW, hundredths as f64 / 100.0).unwrap_or(0);
+            word = quantile.min(u64::MAX >> 16) << 16 | hundredths;
+            kept.word.store(word, Relaxed);
         }
-        match self.quantile.load(Relaxed) {
+        match word >> 16 {
             0 => None,
             quantile => Some(Duration::from_nanos(quantile)),
         }
@@ -104,7 +114,7 @@ impl Latencies {
         if total < ENOUGH {
             return None;
         }
-        let wanted = (total as f64 * percentile.clamp(0.0, 100.0) / 100.0).ceil().max(1.0) as u64;
+        let wanted = (total as f64 * percentile / 100.0).ceil().max(1.0) as u64;
         let mut seen = 0;
         (0..BUCKETS).find_map(|index| {
             seen += count(index);
@@ -189,6 +199,21 @@ mod tests {
             latencies.record(at(20_400), Duration::from_millis(40));
         }
         near(millis(latencies.percentile(at(20_700), 50.0)), 40);
+    }
+
+    #[test]
+    fn each_gets_the_percentile_that_it_asks_for() {
+        let latencies = Latencies::new();
+        (1..=1_000).for_each(|took| latencies.record(at(0), Duration::from_millis(took)));
+        for _ in 0..3 {
+            for tenths in 500..=999 {
+                let percentile = f64::from(tenths) / 10.0;
+                let seen = latencies.percentile(at(1), percentile).expect("enough attempts");
+                let (least, most) = (f64::from(tenths), f64::from(tenths) * 17.0 / 16.0 + 1.0);
+                let seen = seen.as_secs_f64() * 1e3;
+                assert!((least..=most).contains(&seen), "{percentile}: {seen} ms");
+            }
+        }
     }
 
     #[test]

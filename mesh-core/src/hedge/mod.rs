@@ -26,7 +26,7 @@
 //!   last 10 to 20 s ([`Latencies`]). With 98 about 2 % of the calls are sent twice, whatever the
 //!   destination's speed (Finagle `BackupRequestFilter`);
 //! - `onPerTryTimeout`: `retry.perTryTimeout`, which then cuts nothing; `retry.attempts` bounds
-//!   the number (Envoy).
+//!   the number (Envoy), up to 5 attempts.
 //!
 //! Source: gRFC A6 "Hedging Policy" and its summary table; Dean and Barroso, "The Tail at Scale".
 
@@ -39,6 +39,9 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Duration;
+
+/// Attempts of one call at most, the first included, whatever settings ask for (gRFC A6).
+pub const MAX_ATTEMPTS: u32 = 5;
 
 /// Settings of hedging; one of `delay`, `percentile` and `onPerTryTimeout` is set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,7 +92,7 @@ impl Config {
     /// With up to so many attempts per call, the first included.
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts.clamp(2, 5);
+        self.max_attempts = attempts.clamp(2, MAX_ATTEMPTS);
         self
     }
 
@@ -107,7 +110,7 @@ impl Config {
 
 fn max_attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let attempts = u32::deserialize(deserializer)?;
-    if (2..=5).contains(&attempts) {
+    if (2..=MAX_ATTEMPTS).contains(&attempts) {
         return Ok(attempts);
     }
     Err(D::Error::custom("`maxAttempts` is a whole number from 2 to 5"))

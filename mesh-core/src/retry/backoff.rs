@@ -20,7 +20,7 @@ pub struct Config {
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub base: Duration,
-    /// Bound of every delay. 250 ms.
+    /// Bound of every delay; `base` if that is longer. 250 ms.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub max: Duration,
@@ -42,7 +42,9 @@ impl Config {
     /// Every delay before retry `n` (from 1) is below this; zero if the back-off is.
     #[must_use]
     pub fn bound(&self, n: u32) -> Duration {
-        self.base.saturating_mul(2u32.saturating_pow(n.saturating_sub(1))).min(self.max)
+        self.base
+            .saturating_mul(2u32.saturating_pow(n.saturating_sub(1)))
+            .min(self.max.max(self.base))
     }
 
     /// The delay before retry `n` (from 1).
@@ -63,15 +65,17 @@ mod tests {
         let bounds: Vec<_> = (1..=6).map(|n| config.bound(n).as_millis()).collect();
         assert_eq!(bounds, [25, 50, 100, 200, 250, 250]);
         assert_eq!(config.delay(1, &mut || 0), Duration::ZERO);
+        let long = Config { base: Duration::from_secs(1), ..config };
+        assert_eq!(long.bound(3), Duration::from_secs(1), "not cut to the default of `max`");
     }
 
     proptest! {
         #[test]
-        fn a_delay_is_below_its_bound(n in 0u32.., bits: u64, base in 1u64..1_000, max in 1u64..10_000) {
-            let config = Config::new(Duration::from_millis(base), Duration::from_millis(max));
+        fn a_delay_is_below_its_bound(n in 0u32.., bits: u64, base in 1u64..1_000, more in 0u64..10_000) {
+            let config = Config::new(Duration::from_millis(base), Duration::from_millis(base + more));
             let delay = config.delay(n, &mut || bits);
             prop_assert!(delay < config.bound(n));
-            prop_assert!(config.bound(n) <= Duration::from_millis(max));
+            prop_assert!(config.bound(n) <= Duration::from_millis(base + more));
         }
     }
 }

@@ -107,7 +107,11 @@ impl Budget {
         let reserve = u64::from(config.min_retries_per_second) * interval.as_millis() as u64 / 1000;
         let reserve = (reserve * RETRY as u64).min(i32::MAX as u64);
         self.rates.store(reserve << 32 | u64::from(config.percent.min(100)), Relaxed);
-        self.slot.store(interval.as_nanos() as u64 / SLOTS as u64, Relaxed);
+        let slot = interval.as_nanos() as u64 / SLOTS as u64;
+        if self.slot.swap(slot, Relaxed) != slot {
+            // Their numbers are of other spans now.
+            self.slots.iter().for_each(|slot| slot.store(0, Relaxed));
+        }
     }
 
     /// A call begins: its share of a retry is deposited.

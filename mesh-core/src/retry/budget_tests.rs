@@ -45,6 +45,22 @@ fn new_settings_keep_what_was_deposited() {
     assert_eq!(budget.remaining(at(1)), 30);
 }
 
+#[test]
+fn another_interval_begins_anew_and_bounds_from_then_on() {
+    let none = Config { min_retries_per_second: 0, ..Config::default() };
+    for (before, after) in [(10, 60), (60, 10)] {
+        let of = |seconds| Config { interval: Duration::from_secs(seconds), ..none.clone() };
+        let budget = Budget::new(&of(before));
+        let now = at(3_600_000);
+        (0..100).for_each(|_| budget.deposit(now));
+        assert_eq!(drain(&budget, now), 20);
+        budget.reconfigure(&of(after));
+        assert_eq!(drain(&budget, now), 0, "{before} s to {after} s");
+        (0..100).for_each(|_| budget.deposit(now));
+        assert_eq!(drain(&budget, now), 20, "{before} s to {after} s");
+    }
+}
+
 /// Envoy: 20 % of what is active and pending, and never below 3.
 #[test]
 fn retries_at_once_are_a_share_of_the_calls_at_once() {

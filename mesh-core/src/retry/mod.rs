@@ -105,6 +105,18 @@ pub enum End<'a> {
     Grpc(GrpcCode),
 }
 
+impl End<'_> {
+    /// Whether that is how calls that go well end.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        match self {
+            Self::Error(_) => false,
+            Self::Status(status) => status.is_success(),
+            Self::Grpc(code) => *code == GrpcCode::OK,
+        }
+    }
+}
+
 /// An attempt that has ended, as [`decide`] needs to know it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -113,6 +113,47 @@ async fn the_fifteen_seconds_count_from_when_the_request_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_stands_still_ends() {
+    let layer = || {
+        tower::ServiceBuilder::new()
+            .layer(DeadlineLayer::default().stream_idle(60_000 * MS))
+            .layer(crate::retry::RetryLayer::new())
+    };
+    let (feed, frames) = mpsc::channel(1);
+    let mut request = request(None);
+    *request.body_mut() = Bytes::new(Fed(frames));
+    // Reads what comes of the request, which stops coming after 100 s.
+    let reads = service_fn(async |request: Request<Bytes>| {
+        let _ = request.into_body().collect().await;
+        pending::<Result<Response<Bytes>, Error>>().await
+    });
+    let start = Instant::now();
+    let upload = async move {
+        for _ in 0..100 {
+            tokio::time::sleep(1_000 * MS).await;
+            feed.send("more").await.expect("read");
+        }
+        pending::<()>().await
+    };
+    let answer = tokio::select! {
+        () = upload => unreachable!("it never ends"),
+        answer = layer().service(reads).oneshot(request) => answer,
+    };
+    assert_eq!(answer.expect_err("it stands still").kind(), ErrorKind::StreamIdle);
+    let took = start.elapsed();
+    assert!((160_000 * MS..=180_000 * MS).contains(&took), "looked at once per 15 s: {took:?}");
+
+    let (_feed, frames) = mpsc::channel(1);
+    let mut request = self::request(None);
+    *request.body_mut() = Bytes::new(Fed(frames));
+    let start = Instant::now();
+    let error = layer().service(never()).oneshot(request).await.expect_err("nobody reads it");
+    // The body is gone with the attempt that never took it: then its answer is late.
+    assert!(matches!(error.kind(), ErrorKind::StreamIdle | ErrorKind::Deadline), "{error}");
+    assert!(start.elapsed() <= 90_000 * MS, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_explicit_timeout_counts_from_the_start() {
     let (_feed, frames) = mpsc::channel(1);
     let mut request = request(None);

@@ -15,7 +15,7 @@
 
 use super::{Form, is_in};
 use crate::clock;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use mesh_core::load::Reporter;
 use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
 use std::sync::Arc;
@@ -109,9 +109,8 @@ impl Serving {
         let took = now.since(self.started);
         let status = response.status();
         let outcome = if self.grpc {
-            match GrpcCode::from_headers(response.headers()) {
+            match GrpcCode::of_head(status, response.headers()) {
                 Some(code) => Outcome::of_grpc(code),
-                None if status != StatusCode::OK => Outcome::of_grpc(GrpcCode::from_http(status)),
                 None => {
                     self.took = Some(took);
                     return;
@@ -199,7 +198,7 @@ mod tests {
 
     fn status(status: u16) -> Response<()> {
         let mut response = Response::new(());
-        *response.status_mut() = StatusCode::from_u16(status).expect("valid");
+        *response.status_mut() = http::StatusCode::from_u16(status).expect("valid");
         response
     }
 

@@ -70,6 +70,7 @@ impl Plan {
             Some(retries) => hedge.max_attempts.min(retries.saturating_add(1)),
             None => hedge.max_attempts,
         };
+        let most = most.min(hedge::MAX_ATTEMPTS);
         if most < 2 {
             return None;
         }
@@ -141,7 +142,7 @@ impl<S, F> Hedged<S, F> {
             repeat,
             plan,
             per_try,
-            running: Vec::with_capacity(plan.most as usize),
+            running: Vec::with_capacity(2),
             begun: 1,
             counted: 1,
             first: plan.measured.then_some(started),
@@ -270,7 +271,7 @@ impl<S, F> Hedged<S, F> {
             }
             // Another is about to begin already.
             Seen::Unprocessed | Seen::Failure { .. } if self.further.is_some() => None,
-            Seen::Unprocessed => match self.repeat.resend() {
+            Seen::Unprocessed => match self.repeat.resend(!alone) {
                 Ok(further) => {
                     (self.further, self.timer) = (Some(further), None);
                     None

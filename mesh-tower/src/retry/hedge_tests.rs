@@ -325,6 +325,54 @@ async fn an_attempt_may_go_on_beyond_its_own_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_gets_more_than_five_attempts() {
+    let mut config = hedge::Config::default();
+    config.on_per_try_timeout = true;
+    let layer = RetryLayer::new().attempts(u32::MAX).per_try_timeout(100 * MS).hedge(config);
+    let script = Script::new(&[SLOW; 5]);
+    assert_eq!(served(script.run(&layer, get()).await), 0);
+    assert_eq!(script.begun(), [0, 100, 200, 300, 400]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_left_out_is_sent_again_beside_others() {
+    let frames = ["one", "two"].map(|text| Ok::<_, BoxError>(Frame::data(Bytes::from(text))));
+    let mut request = get();
+    *request.body_mut() = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+    let begun = Arc::new(Mutex::new(0));
+    let counted = begun.clone();
+    let inner = service_fn(move |request: Request<Body>| {
+        let number = {
+            let mut begun = counted.lock();
+            *begun += 1;
+            *begun
+        };
+        async move {
+            if number == 2 {
+                // It is still being connected when the first turns out to be left out.
+                sleep(100 * MS).await;
+            }
+            let body = request.into_body().collect().await?.to_bytes();
+            assert_eq!(body, "onetwo");
+            match number {
+                1 => {
+                    sleep(60 * MS).await;
+                    Err(Error::from(ErrorKind::RemoteReset).into())
+                }
+                2 => Ok::<_, BoxError>(Response::new(Body::empty())),
+                _ => std::future::pending().await,
+            }
+        }
+    });
+    let inner = inner.map_err(|error| match error.downcast::<Error>() {
+        Ok(error) => *error,
+        Err(other) => Error::new(ErrorKind::CallerGone, other.to_string()).after_send(),
+    });
+    hedging(50, 2).layer(inner).oneshot(request).await.expect("the second has the body still");
+    assert_eq!(*begun.lock(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_attempt_avoids_the_endpoints_of_the_others() {
     let script = Script::new(&[SLOW, Step(20, 503, &[]), Step(5, 200, &[])]);
     let mut request = get();

@@ -94,7 +94,7 @@ use mesh_core::retry::throttling::{self, Throttling};
 use mesh_core::{EndpointId, Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
 use repeat::{Next, Repeat};
-use request::{Head, Source, sooner};
+use request::{Head, Source};
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
@@ -233,16 +233,16 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(Body::new);
         let mut changed = None;
-        let (config, budget, started) = match call::pinned(&request) {
-            Some(call) => (call.retry(), call.budget().unwrap_or(&self.own.budget), call.started),
+        let (config, budget, leaves) = match call::pinned(&request) {
+            Some(call) => (call.retry(), call.budget().unwrap_or(&self.own.budget), call.leaves),
             None => {
                 changed = call::options(&request).and_then(|asked| asked.retry(&self.own.config));
                 let config = changed.as_deref().unwrap_or(&self.own.config);
                 (config, &self.own.budget, clock::now())
             }
         };
-        budget.deposit(started);
-        let plan = self.plan(&request, config, started);
+        budget.deposit(leaves);
+        let plan = self.plan(&request, config, leaves);
         let (per_try, beyond) = (config.attempt_timeout(false), config.attempt_timeout(true));
         let limit = (config.attempts > 0 || plan.is_some()).then_some(config.body_limit);
         let mut call = call::unpin(&mut request);
@@ -265,7 +265,7 @@ where
             let call = Arc::make_mut(call);
             call.hedged = plan.is_some();
             if let Some(allowed) = per_try {
-                call.expiry = Some(sooner(expiry, started + allowed));
+                call.cut = Some(leaves + allowed);
             }
         }
         let repeat = source.map(|source| {
@@ -285,7 +285,7 @@ where
         let inner = self.inner.call(request);
         let (state, repeat) = match (plan, repeat) {
             (Some(plan), Some(repeat)) => {
-                let hedged = Hedged::new(repeat, inner, plan, started, per_try);
+                let hedged = Hedged::new(repeat, inner, plan, leaves, per_try);
                 (State::Hedged { hedged: Box::new(hedged) }, None)
             }
             (_, repeat) => (State::Attempt { inner, timer: None }, repeat),
@@ -296,7 +296,7 @@ where
 
 impl<S> Retry<S> {
     /// How a call is hedged, if it is.
-    fn plan(&self, request: &Request<Body>, config: &Config, started: Timestamp) -> Option<Plan> {
+    fn plan(&self, request: &Request<Body>, config: &Config, leaves: Timestamp) -> Option<Plan> {
         let pinned = call::pinned(request);
         let hedge = match pinned {
             Some(call) => call.hedge()?,
@@ -315,7 +315,7 @@ impl<S> Retry<S> {
         if !config.is_idempotent(declared, request.method()) {
             return None;
         }
-        Plan::new(&hedge, config, asked.and_then(|asked| asked.retries), started, latencies)
+        Plan::new(&hedge, config, asked.and_then(|asked| asked.retries), leaves, latencies)
     }
 }
 

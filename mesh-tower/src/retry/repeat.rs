@@ -9,7 +9,7 @@ use crate::clock;
 use crate::deadline::Expiry;
 use crate::draws::Decision;
 use crate::telemetry::DestinationMetrics;
-use http::{Response, StatusCode};
+use http::Response;
 use mesh_core::hedge::Latencies;
 use mesh_core::limit::{Kind, Permit};
 use mesh_core::retry::pushback::{self, Pushback};
@@ -135,7 +135,7 @@ impl<S> Repeat<S> {
         self.permit = None;
         let further = match self.judge(answer, attempt) {
             Seen::Answer | Seen::Forbidden => return Next::Stop(None),
-            Seen::Unprocessed => self.resend().map(|further| (further, Duration::ZERO)),
+            Seen::Unprocessed => self.resend(false).map(|further| (further, Duration::ZERO)),
             Seen::Failure { exhausted: true, .. } => {
                 return Next::Stop(Some(ErrorKind::RetryLimit));
             }
@@ -158,9 +158,7 @@ impl<S> Repeat<S> {
     /// What the end of attempt number `attempt` means. Tells it to retry throttling.
     pub(super) fn judge<R>(&self, answer: &Result<Response<R>, Error>, attempt: u32) -> Seen {
         let Some(end) = self.end(answer) else {
-            if let Some((throttling, config)) = self.throttling() {
-                throttling.succeeded(config);
-            }
+            self.succeeded();
             return Seen::Answer;
         };
         let headers = answer.as_ref().ok().map(Response::headers);
@@ -173,6 +171,9 @@ impl<S> Repeat<S> {
         let pushback = headers.and_then(pushback::grpc);
         let named =
             !matches!(verdict, Verdict::Transparent | Verdict::Stop { why: Stop::NotListed });
+        if !named && end.is_success() && pushback != Some(Pushback::Stop) {
+            self.succeeded();
+        }
         if (named || pushback == Some(Pushback::Stop))
             && let Some((throttling, config)) = self.throttling()
         {
@@ -190,6 +191,13 @@ impl<S> Repeat<S> {
             _ => None,
         };
         Seen::Failure { exhausted, pushback }
+    }
+
+    /// Tells retry throttling of a call that went well.
+    fn succeeded(&self) {
+        if let Some((throttling, config)) = self.throttling() {
+            throttling.succeeded(config);
+        }
     }
 
     /// What the server asked for, else the back-off; none for what cannot have reached the
@@ -218,12 +226,14 @@ impl<S> Repeat<S> {
         }
     }
 
-    /// Sends again at once what the application cannot have seen: it counts nowhere.
-    pub(super) fn resend(&mut self) -> Result<Further, Refused> {
+    /// Sends again at once what the application cannot have seen: it counts nowhere. `beside` others
+    /// it takes the body from none of them.
+    pub(super) fn resend(&mut self, beside: bool) -> Result<Further, Refused> {
         if !self.is_possible(clock::now(), Duration::ZERO) {
             return Err(Refused::Impossible);
         }
-        let body = self.body.again().ok_or(Refused::Impossible)?;
+        let body = if beside { self.body.copy() } else { self.body.again() };
+        let body = body.ok_or(Refused::Impossible)?;
         self.resent = true;
         Ok(Further { body, permit: None, counts: false })
     }
@@ -297,10 +307,9 @@ impl<S> Repeat<S> {
         if !self.head.grpc {
             return (by_field || !status.is_success()).then_some(End::Status(status));
         }
-        match GrpcCode::from_headers(response.headers()) {
+        match GrpcCode::of_head(status, response.headers()) {
             Some(code) => Some(End::Grpc(code)),
-            None if status == StatusCode::OK => by_field.then_some(End::Status(status)),
-            None => Some(End::Grpc(GrpcCode::from_http(status))),
+            None => by_field.then_some(End::Status(status)),
         }
     }
 

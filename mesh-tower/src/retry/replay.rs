@@ -17,7 +17,8 @@
 //!
 //! The body also tells [`Sent`] when it is through, for timeouts that count from then.
 //!
-//! Units: `limit` counts bytes of data; trailers are kept beside them.
+//! Units: `limit` counts bytes of data; trailers are kept beside them. So many small frames that
+//! keeping them takes ten times the limit are more than the limit too.
 //! Source: linkerd2-proxy, `http/retry/replay`.
 
 use crate::body::{Body, BoxError};
@@ -49,7 +50,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 enum Recorded {
     Data(Bytes),
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
 }
 
 impl Tape {
@@ -120,6 +121,9 @@ impl Replay {
             return Poll::Ready(None);
         }
         let frame = ready!(std::pin::Pin::new(&mut shared.source).poll_frame(cx));
+        if let Some(sent) = &shared.sent {
+            sent.moved();
+        }
         match &frame {
             Some(Ok(frame)) if wanted => shared.record(frame),
             None => shared.ended = true,
@@ -170,15 +174,17 @@ impl Shared {
         if !self.repeatable {
             return;
         }
-        if let Some(data) = frame.data_ref() {
+        if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
             self.bytes = self.bytes.saturating_add(data.len() as u64);
-            if self.bytes > self.limit {
+            // A frame takes room whatever is in it: ten times the limit at most.
+            let room = self.frames.len().saturating_mul(size_of::<Recorded>()) as u64;
+            if self.bytes > self.limit || room > self.limit.saturating_mul(9) {
                 self.let_go();
             } else {
                 self.frames.push(Recorded::Data(data.clone()));
             }
         } else if let Some(trailers) = frame.trailers_ref() {
-            self.frames.push(Recorded::Trailers(trailers.clone()));
+            self.frames.push(Recorded::Trailers(Box::new(trailers.clone())));
         }
     }
 
@@ -201,7 +207,7 @@ impl From<Recorded> for Frame<Bytes> {
     fn from(recorded: Recorded) -> Self {
         match recorded {
             Recorded::Data(data) => Self::data(data),
-            Recorded::Trailers(trailers) => Self::trailers(trailers),
+            Recorded::Trailers(trailers) => Self::trailers(*trailers),
         }
     }
 }
@@ -287,6 +293,23 @@ mod tests {
         assert_eq!(read(&mut second).await.as_deref(), Some(&b"6"[..]));
         assert!(second.frame().await.is_none(), "the attempt under way goes on");
         assert!(tape.play().is_none());
+    }
+
+    #[tokio::test]
+    async fn frames_without_end_are_more_than_the_limit_however_small() {
+        let tape = |length: usize, limit| {
+            let frame = move |_| Ok::<_, BoxError>(Frame::data(Bytes::from(vec![7; length])));
+            let body = http_body_util::StreamBody::new(tokio_stream::iter((0..100_000).map(frame)));
+            Tape::new(Body::new(body), limit, None)
+        };
+        for (length, limit, repeatable, kept) in
+            [(1, 1 << 20, true, 100_000), (1, 100_000, false, 0), (0, 100, true, 0)]
+        {
+            let tape = tape(length, limit);
+            play(&tape).collect().await.expect("whole");
+            let seen = (tape.is_repeatable(), tape.0.lock().frames.len());
+            assert_eq!(seen, (repeatable, kept), "{length} {limit}");
+        }
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ use crate::clock;
 use crate::deadline::{self, Expiry, Sent};
 use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body as HttpBody;
-use mesh_core::Timestamp;
 use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -76,7 +75,6 @@ pub(super) struct Head {
     /// As the attempt under way has it.
     pub(super) call: Option<Arc<Call>>,
     pub(super) grpc: bool,
-    /// That of the call; an attempt's own may be sooner.
     pub(super) expiry: Option<Expiry>,
     pub(super) extensions: Extensions,
 }
@@ -119,10 +117,7 @@ impl Head {
             let mut call = Call::clone(before);
             call.attempt = attempt;
             call.at = OnceLock::new();
-            call.expiry = match per_try {
-                Some(allowed) => Some(sooner(self.expiry, clock::now() + allowed)),
-                None => self.expiry,
-            };
+            call.cut = per_try.map(|allowed| clock::now() + allowed);
             let call = Arc::new(call);
             self.call = Some(call.clone());
             request.body_mut().call = Some(call);
@@ -144,9 +139,4 @@ impl Head {
         }
         request
     }
-}
-
-/// The sooner of the call's expiry and an attempt's own.
-pub(super) fn sooner(expiry: Option<Expiry>, own: Timestamp) -> Expiry {
-    Expiry(expiry.map_or(own, |Expiry(at)| at.min(own)))
 }

@@ -4,12 +4,13 @@ use crate::call::{Call, Shared, Tried};
 use crate::call_options::CallOptions;
 use crate::deadline::Expiry;
 use crate::telemetry::Metrics;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use mesh_core::Policy;
 use mesh_core::deadline::EXPECTED_TIMEOUT;
 use mesh_core::limit::{Kind, Limits};
+use mesh_core::retry::RetriableHeader;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::future::pending;
@@ -344,6 +345,14 @@ async fn what_was_used_up_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn while_more_calls_fail_than_succeed_there_are_no_retries() {
+    throttled(Config::default()).await;
+    // An answer that is looked at for its fields is a success if it has none of them.
+    let mut by_field = Config::default();
+    by_field.retriable_headers = vec![RetriableHeader::named(HeaderName::from_static("x-again"))];
+    throttled(by_field).await;
+}
+
+async fn throttled(retry: Config) {
     let mut config = throttling::Config::default();
     (config.max_tokens, config.token_ratio) = (4, 0.5);
     let steps = Arc::new(Mutex::new(VecDeque::new()));
@@ -353,7 +362,7 @@ async fn while_more_calls_fail_than_succeed_there_are_no_retries() {
         *response.status_mut() = next.lock().pop_front().expect("a step");
         std::future::ready(Ok::<_, Error>(response))
     });
-    let service = RetryLayer::new().throttling(config).layer(inner);
+    let service = RetryLayer::new().config(retry).throttling(config).layer(inner);
     let attempts = async |codes: &[u16]| {
         *steps.lock() =
             codes.iter().map(|code| StatusCode::from_u16(*code).expect("valid")).collect();

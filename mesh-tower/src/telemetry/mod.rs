@@ -145,7 +145,8 @@ where
         let pinned = call::pinned(&request);
         let grpc = pinned.map_or_else(|| mesh_core::is_grpc(request.headers()), |call| call.grpc);
         let started = match pinned {
-            Some(call) if scope == Scope::Call || call.attempt == 1 => call.started,
+            Some(call) if scope == Scope::Call => call.started,
+            Some(call) if call.attempt == 1 => call.leaves,
             _ => clock::now(),
         };
         let metrics = pinned.and_then(Call::metrics).or(metrics.as_ref()).cloned();

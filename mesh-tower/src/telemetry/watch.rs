@@ -55,8 +55,7 @@ impl Watch {
         let status = response.status();
         self.status = Some(status);
         if self.grpc {
-            self.code = GrpcCode::from_headers(response.headers())
-                .or_else(|| (status != StatusCode::OK).then(|| GrpcCode::from_http(status)));
+            self.code = GrpcCode::of_head(status, response.headers());
         }
     }
 

@@ -71,7 +71,7 @@ impl Fault {
         service: impl FnOnce() -> S,
     ) -> Next<S, B> {
         match (self.injected.delay, self.injected.abort) {
-            (None, Some(status)) => Next::Answer(Box::new(aborted(&request, status))),
+            (None, Some(status)) => Next::Answer(Box::new(aborted(&request, status, after))),
             (None, None) => Next::Send(request, after),
             (Some(delay), abort) => {
                 let expiry = deadline::head(&request);
@@ -90,7 +90,11 @@ impl Fault {
 }
 
 /// The answer to a call that fails with a status, which counts as one of its destination.
-fn aborted<B: 'static>(request: &Request<B>, status: Status) -> Response<Bytes> {
+fn aborted<B: 'static>(
+    request: &Request<B>,
+    status: Status,
+    after: Option<Box<After>>,
+) -> Response<Bytes> {
     let grpc = call::pinned(request).is_some_and(|call| call.grpc);
     let error = Error::new(ErrorKind::FaultInjected, format!("aborted with {status} on purpose"));
     let mut response = answer::response::<Bytes>(&error, grpc);
@@ -101,6 +105,9 @@ fn aborted<B: 'static>(request: &Request<B>, status: Status) -> Response<Bytes> 
         }
     } else {
         *response.status_mut() = status.http();
+    }
+    if let Some(after) = after {
+        after.apply(response.headers_mut());
     }
     telemetry::answered(request, &response);
     response
@@ -148,16 +155,20 @@ impl<S, B: 'static> Future for Delayed<S, B> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<S, B>> {
         let this = self.project();
         ready!(this.sleep.poll(cx));
-        let Some(Held { request, service, after, _active }) = this.held.take() else {
+        let Some(Held { mut request, service, after, _active }) = this.held.take() else {
             return Poll::Pending;
         };
-        Poll::Ready(if clock::now() >= *this.expiry {
+        let now = clock::now();
+        Poll::Ready(if now >= *this.expiry {
             let why = "no response in time: the call was delayed on purpose";
             let error = Error::new(ErrorKind::Deadline, why);
             Ended::Late(telemetry::failed(&request, error))
         } else if let Some(status) = *this.abort {
-            Ended::Answer(Box::new(aborted(&request, status)))
+            Ended::Answer(Box::new(aborted(&request, status, after)))
         } else {
+            if let Some(call) = call::pinned_mut(&mut request) {
+                call.leaves = now;
+            }
             Ended::Send(service, request, after)
         })
     }

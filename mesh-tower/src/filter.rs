@@ -30,40 +30,37 @@ pub(crate) struct After {
 }
 
 impl After {
+    /// Of a request as it came, before it is edited.
+    pub(crate) fn of(filters: &Arc<Filters>, request: &HeaderMap) -> Option<Box<Self>> {
+        filters.touches_responses().then(|| {
+            let origin = filters.cors.as_ref().and_then(|_| request.get(ORIGIN).cloned());
+            Box::new(Self { filters: filters.clone(), origin })
+        })
+    }
+
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         for edits in &self.filters.response_headers {
             edits.apply(headers);
         }
-        if let (Some(cors), Some(origin)) = (&self.filters.cors, &self.origin) {
-            cors.decorate(origin, headers);
+        if let Some(cors) = &self.filters.cors {
+            cors.decorate(self.origin.as_ref(), headers);
         }
     }
 }
 
 /// Edits a request that is sent on.
-///
-/// # Errors
-/// The answer instead, if this is a preflight of CORS.
-pub(crate) fn request<B>(
-    filters: &Arc<Filters>,
-    request: &mut Request<B>,
-) -> Result<Option<Box<After>>, Box<Response<Bytes>>> {
-    if let Some(preflight) = preflight(filters, request) {
-        return Err(Box::new(preflight));
-    }
-    let origin = filters.cors.as_ref().and_then(|_| request.headers().get(ORIGIN).cloned());
+pub(crate) fn edit<B>(filters: &Filters, request: &mut Request<B>) {
     for edits in &filters.request_headers {
         edits.apply(request.headers_mut());
     }
     if let Some(change) = &filters.rewrite {
         rewrite(change, request);
     }
-    Ok(filters.touches_responses().then(|| Box::new(After { filters: filters.clone(), origin })))
 }
 
 /// The answer of a rule that sends nothing on.
-pub(crate) fn answer<B>(filters: Arc<Filters>, request: &Request<B>) -> Response<Bytes> {
-    if let Some(preflight) = preflight(&filters, request) {
+pub(crate) fn answer<B>(filters: &Arc<Filters>, request: &Request<B>) -> Response<Bytes> {
+    if let Some(preflight) = preflight(filters, request) {
         return preflight;
     }
     let grpc = is_grpc(request.headers());
@@ -100,8 +97,9 @@ pub(crate) fn answer<B>(filters: Arc<Filters>, request: &Request<B>) -> Response
         }
         _ => answer::response(&ErrorKind::NoRoute.into(), grpc),
     };
-    let origin = request.headers().get(ORIGIN).cloned();
-    After { filters, origin }.apply(response.headers_mut());
+    if let Some(after) = After::of(filters, request.headers()) {
+        after.apply(response.headers_mut());
+    }
     response
 }
 
@@ -111,7 +109,8 @@ fn with_status(status: StatusCode) -> Response<Bytes> {
     response
 }
 
-fn preflight<B>(filters: &Filters, request: &Request<B>) -> Option<Response<Bytes>> {
+/// The answer, if this is a preflight of CORS.
+pub(crate) fn preflight<B>(filters: &Filters, request: &Request<B>) -> Option<Response<Bytes>> {
     let cors = filters.cors.as_ref()?;
     if !Cors::is_preflight(request.method(), request.headers()) {
         return None;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A copy is made of the request as it is sent, after edits and rewrite. It has the deadline of its
-//! own destination, which covers its whole answer, and is not retried. The call waits for nothing of
+//! own destination, not that of the call, and is not retried; the whole of it may take no longer than
+//! that destination's `timeouts.request`, however slowly the request comes. The call waits for nothing of
 //! it and learns nothing of it: a body in memory is shared, a stream is passed on frame by frame as
 //! the call reads it, and a copy that falls more than 256 KiB behind is given up. So is what comes
 //! when 1,024 copies are under way. Upgrades are not copied.
@@ -28,6 +29,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
+use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
 use mesh_core::is_grpc;
 use mesh_core::route::filter::Mirror;
 use parking_lot::Mutex;
@@ -64,8 +66,9 @@ pub(crate) fn send<B: 'static>(
         }
         let Some(destination) = mesh.known(&mirror.destination) else { continue };
         let metrics = destination.shared().metrics.clone();
-        let (Some(copy), Ok(place)) = (copied(request), mesh.copies().clone().try_acquire_owned())
-        else {
+        let place = mesh.copies().clone().try_acquire_owned().ok();
+        // A body is not divided for a copy that has no place.
+        let Some((place, copy)) = place.and_then(|place| Some((place, copied(request)?))) else {
             metrics.mirror_dropped();
             continue;
         };
@@ -110,6 +113,8 @@ fn copied<B: 'static>(request: &mut Request<B>) -> Option<Request<Body>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
+    copy.headers_mut().remove(GRPC_TIMEOUT);
+    copy.headers_mut().remove(EXPECTED_TIMEOUT);
     Some(copy)
 }
 
@@ -158,10 +163,25 @@ enum Part {
     Trailers(HeaderMap),
 }
 
+impl Part {
+    /// What it takes to keep, in bytes: a frame costs room even if it holds next to nothing.
+    fn size(&self) -> usize {
+        let own = match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(trailers) => trailers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len() + size_of::<HeaderValue>())
+                .sum(),
+        };
+        own + size_of::<Self>()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Whole,
     Broken,
+    Behind,
 }
 
 impl Line {
@@ -169,22 +189,29 @@ impl Line {
         if self.gone || self.end.is_some() {
             return;
         }
-        if let Some(data) = frame.data_ref() {
-            self.bytes += data.len();
-            if self.bytes > BEHIND {
-                return self.end(End::Broken);
-            }
-            self.parts.push_back(Part::Data(data.clone()));
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.parts.push_back(Part::Trailers(trailers.clone()));
+        let part = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) if !data.is_empty() => Part::Data(data.clone()),
+            (None, Some(trailers)) => Part::Trailers(trailers.clone()),
+            _ => return,
+        };
+        self.bytes += part.size();
+        if self.bytes > BEHIND {
+            return self.end(End::Behind);
         }
+        self.parts.push_back(part);
         self.wake();
+    }
+
+    fn pop(&mut self) -> Option<Part> {
+        let part = self.parts.pop_front()?;
+        self.bytes -= part.size();
+        Some(part)
     }
 
     fn end(&mut self, how: End) {
         if self.end.is_none() {
             self.end = Some(how);
-            if how == End::Broken {
+            if how != End::Whole {
                 self.parts.clear();
             }
             self.wake();
@@ -264,13 +291,16 @@ impl HttpBody for Copied {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut line = self.line.lock();
-        let part = match (line.parts.pop_front(), line.end) {
+        let part = match (line.pop(), line.end) {
             (Some(part), _) => part,
             (None, Some(End::Whole)) => return Poll::Ready(None),
             (None, Some(End::Broken)) => {
-                return Poll::Ready(Some(Err(
-                    "the request that this is a copy of broke off".into()
-                )));
+                let why = "the request that this is a copy of broke off";
+                return Poll::Ready(Some(Err(why.into())));
+            }
+            (None, Some(End::Behind)) => {
+                let why = "the copy fell too far behind the request";
+                return Poll::Ready(Some(Err(why.into())));
             }
             (None, None) => {
                 line.reader = Some(cx.waker().clone());
@@ -279,7 +309,6 @@ impl HttpBody for Copied {
         };
         let frame = match part {
             Part::Data(data) => {
-                line.bytes -= data.len();
                 drop(line);
                 self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                 Frame::data(data)
@@ -356,6 +385,19 @@ mod tests {
         let (tee, copy) = tee(body((0..5).map(|_| data(BEHIND / 4)).collect()));
         assert_eq!(tee.collect().await.expect("whole").to_bytes().len(), BEHIND / 4 * 5);
         assert!(copy.collect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn small_frames_are_not_kept_for_nothing() {
+        let (tee, copy) = super::tee(body((0..BEHIND).map(|_| data(1)).collect()));
+        let line = copy.line.clone();
+        assert_eq!(tee.collect().await.expect("whole").to_bytes().len(), BEHIND);
+        assert_eq!(line.lock().end, Some(End::Behind), "each of them takes room");
+        assert!(copy.collect().await.is_err());
+
+        let (empty, copy) = super::tee(body((0..BEHIND).map(|_| data(0)).collect()));
+        assert!(empty.collect().await.expect("whole").to_bytes().is_empty());
+        assert!(copy.line.lock().parts.is_empty());
     }
 
     #[tokio::test]

@@ -162,7 +162,7 @@ impl<S> Route<S> {
             }
             Err(Stop::Refused(error)) => State::Refused { error: Some(error) },
             Err(Stop::Answered(filters)) => {
-                let response = Box::new(filter::answer(filters, &request));
+                let response = Box::new(filter::answer(&filters, &request));
                 State::Answered { response: Some(response) }
             }
         };
@@ -175,16 +175,19 @@ impl<S> Route<S> {
         S: Service<Request<B>> + Clone,
         B: 'static,
     {
+        let filters = call.filters.take();
+        if let Some(response) = filters.as_ref().and_then(|own| filter::preflight(own, &request)) {
+            return State::Answered { response: Some(Box::new(response)) };
+        }
         let fault = Fault::decide(&call, &request, self.mesh.faults());
         let mut after = None;
-        if let Some(filters) = call.filters.take()
-            && !fault.as_ref().is_some_and(Fault::aborts)
-        {
-            after = match filter::request(&filters, &mut request) {
-                Ok(after) => after,
-                Err(response) => return State::Answered { response: Some(response) },
-            };
-            mirror::send(&self.mesh, &filters.mirrors, call.draws, &mut request);
+        if let Some(filters) = filters {
+            after = After::of(&filters, request.headers());
+            // What goes nowhere is not edited, nor copied.
+            if !fault.as_ref().is_some_and(Fault::aborts) {
+                filter::edit(&filters, &mut request);
+                mirror::send(&self.mesh, &filters.mirrors, call.draws, &mut request);
+            }
         }
         call::pin(&mut request, call);
         let Some(fault) = fault else {

@@ -6,7 +6,7 @@ use mesh_tower::{Body, ErrorKind, Mesh};
 use std::time::Duration;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
 use tokio::time::Instant;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 
 /// A policy for service `inventory`.
 fn policy(spec: &str) -> String {
@@ -51,6 +51,30 @@ async fn an_aborted_call_goes_nowhere_and_is_told_as_ours() {
         "as from an endpoint: 418 is no failure of it"
     );
     assert_eq!(seen(&mesh, "inventory").ejections, 0);
+}
+
+#[tokio::test]
+async fn an_aborted_call_is_readable_by_the_page_that_makes_it_and_its_preflight_is_answered() {
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: r }\n\
+         spec:\n  parentRefs: [{ kind: Service, name: inventory }]\n  rules:\n  - filters:\n    \
+         - { type: CORS, cors: { allowOrigins: [\"https://shop.example\"] } }\n    \
+         backendRefs: [{ name: inventory }]\n---\n";
+    let config = service("inventory", &["127.0.0.1:9".parse().expect("an address")])
+        + &policy("fault: { abort: { httpStatus: 503, percentage: 100 } }")
+        + route;
+    let mesh = mesh(&config);
+    let page = [("origin", "https://shop.example")];
+    let response = mesh.http().oneshot(request(&page)).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["access-control-allow-origin"], "https://shop.example");
+    let plain = mesh.http().oneshot(request(&[])).await.expect("an answer");
+    assert_eq!(plain.headers()["vary"], "origin", "no cache gives it to the page");
+
+    let mut asking = request(&[page[0], ("access-control-request-method", "GET")]);
+    *asking.method_mut() = http::Method::OPTIONS;
+    let response = mesh.http().oneshot(asking).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    assert_eq!(mesh.metrics().destination("inventory").counts().aborts_injected, 2);
 }
 
 #[tokio::test]
@@ -101,6 +125,32 @@ async fn a_delayed_call_leaves_later_and_is_aborted_after_the_delay() {
     assert_eq!(endpoint.calls(), 1);
     let counts = mesh.metrics().destination("inventory").counts();
     assert_eq!((counts.aborts_injected, counts.delays_injected), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_is_no_latency_of_the_endpoint() {
+    let config = service("inventory", &["127.0.0.1:9".parse().expect("an address")])
+        + &policy(
+            "fault: { delay: { fixedDelay: 10s, percentage: 100 } }, timeouts: { request: 12s }",
+        );
+    let layer = mesh_tower::route::RouteLayer::new(mesh(&config));
+    let below = tower::service_fn(|mut request: Request<Body>| async move {
+        let call = mesh_tower::call::pinned_mut(&mut request).expect("routed");
+        assert_eq!(call.leaves.since(call.started).as_secs(), 10);
+        Ok::<_, mesh_tower::Error>(http::Response::new(Body::empty()))
+    });
+    layer.layer(below).oneshot(request(&[])).await.expect("an answer");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_what_the_delay_left_of_the_deadline() {
+    let (endpoint, mesh) =
+        both("fault: { delay: { fixedDelay: 60ms, percentage: 100 } }, timeouts: { request: 60s }")
+            .await;
+    get(&mesh, "http://inventory/").await.expect("an answer");
+    let left = endpoint.arrivals()[0].headers["x-envoy-expected-rq-timeout-ms"].clone();
+    let left: u64 = left.to_str().expect("text").parse().expect("milliseconds");
+    assert!(left <= 59_940, "{left}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,14 +33,24 @@ async fn the_shadow_gets_the_request_as_it_is_sent_and_its_answer_is_thrown_away
     let shadow = ScriptedEndpoint::http1(Reply::status(500).body(100)).await;
     let (endpoint, mesh) = mirrored(&shadow, "").await;
     let body = Body::from("hello");
-    let answer = call(&mesh, Method::PUT, "http://inventory:8080/x?y=1", body).await;
-    assert_eq!(answer.expect("an answer"), StatusCode::OK);
+    let request = Request::put("http://inventory:8080/x?y=1")
+        .header("x-envoy-expected-rq-timeout-ms", "9000")
+        .body(body)
+        .expect("a request");
+    let answer = mesh.http().oneshot(request).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
     until("the shadow has it whole", || shadow.body_bytes() == 5).await;
     let (sent, copied) = (&endpoint.arrivals()[0], &shadow.arrivals()[0]);
     assert_eq!((&copied.method, &copied.uri), (&sent.method, &sent.uri));
     assert_eq!(sent.headers["host"], "inventory:8080");
     assert_eq!(copied.headers["host"], "inventory-shadow:8080");
     assert_eq!(copied.headers["x-by"], "rule");
+    let left: u64 = copied.headers["x-envoy-expected-rq-timeout-ms"]
+        .to_str()
+        .expect("text")
+        .parse()
+        .expect("milliseconds");
+    assert!((14_000..=15_000).contains(&left), "its own destination's, not the call's: {left}");
     let next = || mesh.metrics().destination("next").counts();
     until("the copy has ended", || next().failed == 1).await;
     assert_eq!(next().retries, 0, "a copy is not retried");

@@ -11,7 +11,7 @@ use super::super::source::Location;
 use super::destinations::host_problem;
 use super::matches::{METHODS, is_path};
 use super::{Compiler, Problem, destination};
-use crate::policy::Policy;
+use crate::policy::{Policy, Timeouts};
 use crate::route::filter::{
     Allowed, Answer, Cors, Direct, Filters, Fraction, HeaderEdits, MAX_BODY, Mirror, Origin,
     PathEdit, Redirect, Rewrite,
@@ -367,7 +367,11 @@ impl Compiler<'_> {
         policy.retry.attempts = 0;
         policy.fault = None;
         policy.hedge = None;
-        policy.timeouts.explicit = true;
+        // Bounds the whole, and still blames no endpoint for a caller that sends slowly.
+        let Timeouts { request, max_stream_duration, .. } = policy.timeouts;
+        let whole = max_stream_duration.map_or(request, |most| most.min(request));
+        policy.timeouts.max_stream_duration = Some(whole);
+        policy.timeouts.explicit = false;
         Some(Mirror {
             destination: known.name.clone(),
             subset,

@@ -7,7 +7,7 @@
 //!
 //! With credentials no `*` is sent: the origin, method or headers that were asked for are named
 //! instead, as the Fetch standard demands. Wherever the answer depends on the origin, it has
-//! `Vary: Origin`.
+//! `Vary: Origin`, also when the request names none: a cache may not give that answer to a page.
 //!
 //! Source: Gateway API `HTTPCORSFilter` (GEP-1767); Fetch standard, section "CORS protocol".
 
@@ -181,10 +181,11 @@ impl Cors {
         answer
     }
 
-    /// Tells the browser behind a request from `origin` what it may do with the answer. What the
-    /// endpoint said of it is replaced. `names` are the fields of the answer, for pages that may
-    /// read all of them with credentials.
-    pub fn decorate(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
+    /// Tells the browser behind a request what the page may do with the answer; `origin` is the
+    /// page's, if the request names one. What the endpoint said of an origin that is allowed is
+    /// replaced.
+    pub fn decorate(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
+        let Some(origin) = origin else { return self.vary(answer) };
         if !self.share(origin, answer) {
             return;
         }
@@ -197,16 +198,24 @@ impl Cors {
         }
     }
 
-    /// Allows an origin to read an answer; `false` if it may not.
-    fn share(&self, origin: &HeaderValue, answer: &mut HeaderMap) -> bool {
-        let depends = self.origins.is_some() || self.credentials;
-        if depends {
+    const fn depends_on_origin(&self) -> bool {
+        self.origins.is_some() || self.credentials
+    }
+
+    /// Keeps caches from giving the answer for one origin, or for none, to another.
+    fn vary(&self, answer: &mut HeaderMap) {
+        if self.depends_on_origin() {
             let _full = answer.try_append(VARY, HeaderValue::from_static("origin"));
         }
+    }
+
+    /// Allows an origin to read an answer; `false` if it may not.
+    fn share(&self, origin: &HeaderValue, answer: &mut HeaderMap) -> bool {
+        self.vary(answer);
         if !self.allows(origin) {
             return false;
         }
-        let shown = if depends { origin.clone() } else { ANY };
+        let shown = if self.depends_on_origin() { origin.clone() } else { ANY };
         let _full = answer.try_insert(ACCESS_CONTROL_ALLOW_ORIGIN, shown);
         if self.credentials {
             let value = HeaderValue::from_static("true");
@@ -389,7 +398,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("x-e", HeaderValue::from_static("1"));
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("theirs"));
-            cors(credentials, any).decorate(&HeaderValue::from_static(origin), &mut headers);
+            cors(credentials, any).decorate(Some(&HeaderValue::from_static(origin)), &mut headers);
             told(&headers)
         };
         assert_eq!(answer(false, true, HOME), ["x-e=1", "allow-origin=*", "expose-headers=*"]);
@@ -409,6 +418,16 @@ mod tests {
             answer(false, false, "https://evil.example"),
             ["x-e=1", "allow-origin=theirs", "vary=origin"]
         );
+    }
+
+    #[test]
+    fn an_answer_for_nobody_is_not_given_to_a_page_by_a_cache() {
+        let mut headers = HeaderMap::new();
+        cors(false, false).decorate(None, &mut headers);
+        assert_eq!(told(&headers), ["vary=origin"]);
+        headers.clear();
+        cors(false, true).decorate(None, &mut headers);
+        assert!(headers.is_empty(), "all are told the same");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! What rule and `backendRef` state together is one [`Filters`], made when the configuration is
 //! compiled. Filters act in this order, whatever the order in which they are written:
 //!
-//! 1. an answer of the rule's own, [`Answer`]: the request goes nowhere;
-//! 2. the answer to a CORS preflight;
+//! 1. the answer to a CORS preflight;
+//! 2. an answer of the rule's own, [`Answer`]: the request goes nowhere;
 //! 3. request headers, those of the rule before those of the `backendRef`; then the rewrite;
 //! 4. mirrors, of the request as it is sent;
 //! 5. response headers, those of the `backendRef` before those of the rule; then CORS.

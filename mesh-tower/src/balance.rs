@@ -10,6 +10,9 @@
 //! 3. *send* hands the request to a connection of the endpoint, opened if none is free and the
 //!    limits of connections allow it.
 //!
+//! Where the policy compares reports and those that are known are stale, up to three endpoints are
+//! asked for theirs before the pick ([`report`](crate::report)).
+//!
 //! An endpoint that cannot be connected to is out at once, and a background task tries it, with
 //! back-off, until it answers again: callers do not pay for finding out. The first call to a
 //! destination waits for discovery, within its deadline.
@@ -26,7 +29,7 @@ use crate::clock;
 use crate::connect::{Held, ResponseBody, Sending};
 use crate::destination::{Destination, Endpoint, Unpicked};
 use crate::draws::Decision;
-use crate::report;
+use crate::report::{self, Asking};
 use crate::ticket::{Counted, Ticket};
 use crate::workers::Worker;
 use bytes::Bytes;
@@ -133,6 +136,29 @@ fn unrouted() -> Error {
 fn attempt(
     destination: Arc<Destination>,
     call: Arc<Call>,
+    request: Request<Body>,
+    worker: Worker,
+    now: Timestamp,
+) -> State {
+    if destination.reads_reports()
+        && call.attempt <= 1
+        && let Some(asking) = Asking::begin(&destination, &call, &request, worker, now)
+    {
+        return State::Later {
+            then: Box::pin(async move {
+                asking.over().await;
+                let state = informed(destination, call, request, worker, clock::now());
+                ResponseFuture(state).await
+            }),
+        };
+    }
+    informed(destination, call, request, worker, now)
+}
+
+/// As [`attempt`], when all is asked that is worth asking.
+fn informed(
+    destination: Arc<Destination>,
+    call: Arc<Call>,
     mut request: Request<Body>,
     worker: Worker,
     now: Timestamp,
@@ -141,7 +167,7 @@ fn attempt(
         Ok(chosen) => chosen,
         Err(Unpicked::Final(error)) => return State::Refused { error: Some(error) },
         Err(Unpicked::Unresolved) => {
-            return State::Unresolved {
+            return State::Later {
                 then: Box::pin(async move {
                     destination.resolved().await;
                     let state = attempt(destination, call, request, worker, clock::now());
@@ -312,8 +338,9 @@ pub struct ResponseFuture(State);
 enum State {
     /// On its way; the ticket counts it at its endpoint.
     Sending { sending: Sending, ticket: Option<Ticket> },
-    /// The first calls to a destination wait for discovery; then they are sent.
-    Unresolved { then: Pin<Box<dyn Future<Output = Answer> + Send>> },
+    /// Sent after a wait: the first calls to a destination for discovery, others for what
+    /// endpoints say of their load.
+    Later { then: Pin<Box<dyn Future<Output = Answer> + Send>> },
     /// Not sent at all.
     Refused { error: Option<Error> },
 }
@@ -333,7 +360,7 @@ impl Future for ResponseFuture {
                     Err(lost) => Err(failed(lost.error, ticket)),
                 })
             }
-            State::Unresolved { then } => then.as_mut().poll(cx),
+            State::Later { then } => then.as_mut().poll(cx),
             State::Refused { error } => match error.take() {
                 Some(error) => Poll::Ready(Err(error)),
                 None => Poll::Pending,

@@ -33,7 +33,8 @@ use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
 use mesh_core::{
-    Draw, EndpointSet, EndpointSpec, Error, ErrorKind, Member, Outcome, Policy, Swap, Timestamp,
+    Draw, EndpointSet, EndpointSpec, Error, ErrorKind, Loaded, Member, Outcome, Policy, Swap,
+    Timestamp,
 };
 use mesh_discovery::{Dns, Failure, Update};
 use parking_lot::Mutex;
@@ -273,6 +274,11 @@ impl Destination {
     /// Whether endpoints are to be asked for load reports.
     pub(crate) fn reads_reports(&self) -> bool {
         self.reads_reports.load(Relaxed)
+    }
+
+    /// Who is picked from, for a short look.
+    pub(crate) fn picker(&self) -> Loaded<Picker<Workers>> {
+        self.picker.load()
     }
 
     /// Notes that HTTP/2 is spoken.

@@ -78,6 +78,8 @@ pub(crate) enum Decision {
     Mirror,
     RateLimit,
     Throttle,
+    /// Whom to ask before the first pick.
+    Probes,
     /// The endpoint of an attempt that comes after so many others.
     Pick(usize),
     /// The wait before a retry, by its number.
@@ -93,6 +95,7 @@ impl Decision {
             Self::Mirror => 3,
             Self::RateLimit => 4,
             Self::Throttle => 5,
+            Self::Probes => 6,
             Self::Pick(tried) => 1 << 32 | tried as u64,
             Self::Backoff(number) => 2 << 32 | number as u64,
         }

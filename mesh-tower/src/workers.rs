@@ -29,6 +29,10 @@ pub(crate) struct Workers {
     declared: Mutex<(Declared, Timestamp)>,
     /// A task is asking whether it can be reached.
     asking: AtomicBool,
+    /// A call is asking for its load report.
+    probed: AtomicBool,
+    /// Nanoseconds until which it is not asked for one.
+    unasked: AtomicU64,
 }
 
 impl Workers {
@@ -47,6 +51,8 @@ impl Workers {
             cause: Mutex::new(None),
             declared: Mutex::new((declared, now)),
             asking: AtomicBool::new(false),
+            probed: AtomicBool::new(false),
+            unasked: AtomicU64::new(0),
         }
     }
 
@@ -94,6 +100,22 @@ impl Workers {
     /// Notes that the answer is there.
     pub(crate) fn end_asking(&self) {
         self.asking.store(false, Relaxed);
+    }
+
+    /// Notes that the caller asks for its load report; false if somebody does already, or it has
+    /// shown that it does not know the question.
+    pub(crate) fn begin_probe(&self, now: Timestamp) -> bool {
+        now >= Timestamp::from_nanos(self.unasked.load(Relaxed)) && !self.probed.swap(true, Relaxed)
+    }
+
+    /// Notes that nobody asks any more.
+    pub(crate) fn end_probe(&self) {
+        self.probed.store(false, Relaxed);
+    }
+
+    /// Notes that it is not to be asked until then.
+    pub(crate) fn refuses_probes(&self, until: Timestamp) {
+        self.unasked.store(until.as_nanos(), Relaxed);
     }
 
     /// Why it cannot be reached, if it cannot.

@@ -354,6 +354,65 @@ async fn strangers_hear_nothing_and_a_policy_may_tell_all_or_none() {
     }
 }
 
+/// What a probe is answered with.
+async fn probe(connection: &mut Http1) -> (u16, Option<Report>) {
+    let request = Request::options("*").header("host", "test").header(ASK, "BIN");
+    let request = request.header("max-forwards", "0").body(Empty::new()).expect("valid");
+    connection.ready().await.expect("the connection lives");
+    let answer = timeout(LIMIT, connection.send_request(request)).await.expect("in time");
+    let (head, body) = answer.expect("an answer").into_parts();
+    body.collect().await.expect("complete");
+    let report = Report::of(&head.headers, &[]).map(|report| report.expect("that can be read"));
+    (head.status.as_u16(), report)
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_at_once_by_a_server_that_is_full_and_counts_nowhere() {
+    let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (enter, leave) = (entered.clone(), go.clone());
+    let held = get(move || async move {
+        enter.notify_one();
+        leave.notified().await;
+    });
+    let mut config = Config::default();
+    config.max_requests = Some(1);
+    let metrics = Metrics::new();
+    let layer = ServerLayer::with_metrics(config, &metrics);
+    let (address, ..) = axum(Router::new().route("/", held).layer(layer)).await;
+    let mut connection = http1(address).await;
+    let (status, report) = probe(&mut connection).await;
+    assert_eq!((status, report.and_then(|report| report.in_flight)), (204, Some(0)));
+
+    let mut busy = http1(address).await;
+    let held = tokio::spawn(async move { ask(&mut busy, "/", &[]).await });
+    entered.notified().await;
+    for _ in 0..3 {
+        let (status, report) = probe(&mut connection).await;
+        assert_eq!((status, report.and_then(|report| report.in_flight)), (204, Some(1)));
+    }
+    go.notify_one();
+    assert_eq!(held.await.expect("no panic").0, 200);
+    let count = "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"200\"} 1";
+    counted(&metrics, &[count]).await;
+    assert!(!prometheus::page(&metrics, None).text.contains("OPTIONS"));
+}
+
+#[tokio::test]
+async fn a_stranger_that_probes_meets_the_application() {
+    for (policy, trust, status) in [
+        (LoadReports::Asked, false, 404),
+        (LoadReports::Never, true, 404),
+        (LoadReports::Always, false, 204),
+    ] {
+        let mut config = Config::default();
+        (config.load_reports, config.trust_callers) = (policy, trust);
+        let app = Router::new().route("/", get(|| async { "done" }));
+        let (address, ..) = axum(app.layer(ServerLayer::new(config))).await;
+        let (answered, report) = probe(&mut http1(address).await).await;
+        assert_eq!((answered, report.is_some()), (status, status == 204), "{policy:?}");
+    }
+}
+
 #[tokio::test]
 async fn tonic_tells_it_in_trailers_and_a_refusal_counts_as_an_error() {
     let mut config = Config::default();

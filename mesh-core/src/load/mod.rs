@@ -291,8 +291,10 @@ impl Load {
         self.wait.is_fresh(now, age)
     }
 
-    /// Whether it is known to report.
-    pub(crate) fn reports(&self, now: Timestamp) -> bool {
+    /// Whether it is known to report what it has in flight, as our inbound stack does: it has, and
+    /// has not left questions open for long.
+    #[must_use]
+    pub fn reports(&self, now: Timestamp) -> bool {
         self.wait.reports(now)
     }
 

@@ -23,6 +23,16 @@ const WORTH: f32 = 0.002;
 const REPORTING: Duration = Duration::from_secs(10);
 /// How often the service time must contain the round trip of a probe.
 const ROUND_TRIPS: f32 = 8.0;
+/// Seconds that calls must last, lest a probe costs as much as a call.
+const SHORTEST_CALL: f32 = 0.002;
+/// How much of the round trip the newest is: a shorter one says more, for any pause makes one
+/// longer.
+const SHORTER: f32 = 0.5;
+const LONGER: f32 = 0.1;
+/// How often a round trip that was too long is measured again.
+const MEASURE_AGAIN: Duration = Duration::from_secs(10);
+/// Longest that a call waits for the answers to its probes.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the endpoints of a set share.
 #[derive(Debug, Default)]
@@ -34,6 +44,8 @@ pub(crate) struct Recent {
     average: AtomicU32,
     /// Round trip of probes in seconds; bits of `f32`, 0 until the first.
     round_trip: AtomicU32,
+    /// When one was too long for the last time; nanoseconds.
+    too_long_at: AtomicU64,
     /// When a report came last; nanoseconds, 0 if never.
     reported_at: AtomicU64,
     /// Of `Prequal`.
@@ -137,11 +149,20 @@ impl Recent {
         }
     }
 
-    /// A probe was answered after this time.
+    /// A probe was answered after this time. One answer counts as at most twice what was known:
+    /// an endpoint that hangs says little about the way to the others.
     pub(crate) fn probed(&self, round_trip: Duration) {
-        let (old, new) = (f32::from_bits(self.round_trip.load(Relaxed)), round_trip.as_secs_f32());
-        let blended = if old > 0.0 { old + (new - old) * 0.1 } else { new };
+        let (old, new) = (self.round_trip(), round_trip.as_secs_f32());
+        let blended = match old {
+            0.0 => new,
+            _ if new < old => old + (new - old) * SHORTER,
+            _ => old + (new.min(2.0 * old) - old) * LONGER,
+        };
         self.round_trip.store(blended.max(1e-9).to_bits(), Relaxed);
+    }
+
+    fn round_trip(&self) -> f32 {
+        f32::from_bits(self.round_trip.load(Relaxed))
     }
 
     /// Whether reports come.
@@ -150,10 +171,29 @@ impl Recent {
         at != 0 && now.since(Timestamp::from_nanos(at)) <= REPORTING
     }
 
-    /// Whether reports come, and asking for one takes little of the time of a call.
+    /// Whether reports come, and asking for one takes little of the time of a call. Where it takes
+    /// much, one call in a while finds out whether it still does.
     pub(crate) fn is_worth_asking(&self, now: Timestamp) -> bool {
-        let round_trip = || f32::from_bits(self.round_trip.load(Relaxed));
-        self.is_reporting(now) && round_trip() * ROUND_TRIPS <= self.average()
+        let average = self.average();
+        self.is_reporting(now)
+            && average >= SHORTEST_CALL
+            && (self.round_trip() * ROUND_TRIPS <= average || self.measures_again(now))
+    }
+
+    #[cold]
+    fn measures_again(&self, now: Timestamp) -> bool {
+        let last = self.too_long_at.load(Relaxed);
+        let due = last != 0 && now.since(Timestamp::from_nanos(last)) >= MEASURE_AGAIN;
+        if last != 0 && !due {
+            return false;
+        }
+        let mine = self.too_long_at.compare_exchange(last, now.as_nanos().max(1), Relaxed, Relaxed);
+        due && mine.is_ok()
+    }
+
+    /// How long a call may wait for what it asks.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs_f32(self.average().clamp(0.0, 300.0) / ROUND_TRIPS).min(PATIENCE)
     }
 }
 
@@ -231,7 +271,42 @@ mod tests {
         recent.probed(Duration::from_millis(1));
         assert!(recent.is_worth_asking(at(1_000)));
         assert!(!recent.is_worth_asking(at(20_000)), "reports have stopped");
+        assert_eq!(recent.patience(), Duration::from_millis(5));
         (0..100).for_each(|_| recent.probed(Duration::from_millis(20)));
         assert!(!recent.is_worth_asking(at(1_000)), "half of a call's time");
+    }
+
+    #[test]
+    fn a_way_that_was_too_long_is_measured_again_after_a_while() {
+        let recent = Recent::default();
+        recent.succeeded(Duration::from_millis(40));
+        recent.probed(Duration::from_millis(30));
+        let mut asked = Vec::new();
+        for second in 1..25 {
+            recent.reported(at(second * 1_000));
+            asked.extend(recent.is_worth_asking(at(second * 1_000)).then_some(second));
+        }
+        assert_eq!(asked, [11, 21]);
+        (0..6).for_each(|_| recent.probed(Duration::from_millis(1)));
+        assert!(recent.is_worth_asking(at(24_000)), "short answers are believed soon");
+    }
+
+    #[test]
+    fn one_endpoint_that_hangs_does_not_end_the_asking() {
+        let recent = Recent::default();
+        recent.succeeded(Duration::from_millis(40));
+        recent.reported(at(1_000));
+        for n in 0..1_000 {
+            recent.probed(Duration::from_millis(if n % 3 == 0 { 1_000 } else { 1 }));
+        }
+        assert!(recent.is_worth_asking(at(1_000)));
+    }
+
+    #[test]
+    fn calls_that_are_over_at_once_are_not_worth_a_probe() {
+        let recent = Recent::default();
+        recent.succeeded(Duration::from_millis(1));
+        recent.reported(at(1_000));
+        assert!(!recent.is_worth_asking(at(1_000)), "even before any round trip is known");
     }
 }

@@ -25,6 +25,7 @@
 //! Source: cncf/xds `orca_load_report.proto`; gRFC A51, A58, A114; Envoy `orca_parser`.
 
 mod binary;
+mod complete;
 mod text;
 
 use base64::Engine;

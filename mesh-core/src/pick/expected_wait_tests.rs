@@ -207,7 +207,7 @@ fn probes_are_asked_for_when_what_is_known_is_stale() {
     }
     assert_eq!(asked(at(2)).0.len(), 0, "enough is known");
     assert!(!asked(at(20)).0.is_empty(), "for 5 ms");
-    load(&picker, 8).probed(at(20), &report(0, 0.0), 900 * MS);
+    (0..50).for_each(|_| load(&picker, 8).probed(at(20), &report(0, 0.0), 900 * MS));
     assert_eq!(asked(at(40)).0.len(), 0, "the way is too long");
 }
 

@@ -89,7 +89,7 @@ pub mod weighted_round_robin;
 pub use args::PickArgs;
 pub use caller::Caller;
 pub use pinned::Pinned;
-pub use probes::Probes;
+pub use probes::{MAX_PROBES, Probes};
 pub use subset::Labels;
 
 use crate::config::{percent, span};
@@ -165,6 +165,9 @@ pub struct Config {
     pub panic_threshold: u8,
     /// The latency estimate of `PeakEwma`.
     pub ewma: load::Config,
+    /// Whether `ExpectedWait` asks endpoints how busy they are where their reports are stale, if
+    /// they are known to report and the round trip is small against the latency. true.
+    pub probes: bool,
     /// Of `WeightedRoundRobin`.
     pub weighted_round_robin: weighted_round_robin::Config,
     /// Of `Prequal`.
@@ -198,6 +201,7 @@ impl Default for Config {
             active_request_bias: 1.0,
             panic_threshold: 50,
             ewma: load::Config::default(),
+            probes: true,
             weighted_round_robin: weighted_round_robin::Config::default(),
             prequal: prequal::Config::default(),
             pick_first: pick_first::Config::default(),

@@ -5,9 +5,10 @@ use super::{PickArgs, Picker, Policy};
 use crate::Draw;
 use crate::endpoint::Member;
 use crate::health::Standing;
+use std::time::Duration;
 
 /// Most endpoints that are asked for one call.
-pub(super) const MAX_PROBES: usize = 5;
+pub const MAX_PROBES: usize = 5;
 
 /// Endpoints to ask for a report.
 #[derive(Debug)]
@@ -16,12 +17,14 @@ pub struct Probes<'a, C = ()> {
     members: [Option<&'a Member<C>>; MAX_PROBES],
     /// Whether to wait for the answers before the pick, or to let them come for later ones.
     pub wait: bool,
+    /// Longest that the wait may take: an eighth of the average latency, at most 50 ms.
+    pub patience: Duration,
 }
 
 // By hand: a derived one would ask for `C: Default`.
 impl<C> Default for Probes<'_, C> {
     fn default() -> Self {
-        Self { members: [None; MAX_PROBES], wait: false }
+        Self { members: [None; MAX_PROBES], wait: false, patience: Duration::ZERO }
     }
 }
 
@@ -50,9 +53,10 @@ impl<C> Picker<C> {
     /// Endpoints to ask for a report before [`Picker::pick`], at most five; usually none. The
     /// caller asks them all at once, and hands what comes to
     /// [`Load::probed`](crate::load::Load::probed). If [`Probes::wait`] says so, which it does with
-    /// `ExpectedWait`, it waits about one round trip before it picks; with `Prequal` it picks at once,
-    /// and answers count for later calls. Those that have not answered by then, or within a few
-    /// milliseconds, are to be told so: [`Load::unanswered`](crate::load::Load::unanswered).
+    /// `ExpectedWait`, it waits for the answers before it picks, no longer than
+    /// [`Probes::patience`]; with `Prequal` it picks at once, and answers count for later calls. Those
+    /// that have not answered within the patience are to be told so:
+    /// [`Load::unanswered`](crate::load::Load::unanswered).
     ///
     /// Cost when nobody reports: two loads; with a policy that never asks ([`Config::may_probe`](super::Config::may_probe)),
     /// none.
@@ -62,7 +66,9 @@ impl<C> Picker<C> {
 
     fn asked(&self, args: &PickArgs<'_>, draw: &mut impl Draw) -> Option<Probes<'_, C>> {
         let may = match self.config.policy {
-            Policy::ExpectedWait => self.set.recent().is_worth_asking(args.now),
+            Policy::ExpectedWait => {
+                self.config.probes && self.set.recent().is_worth_asking(args.now)
+            }
             _ => self.config.may_probe(),
         };
         if !may {
@@ -78,6 +84,8 @@ impl<C> Picker<C> {
         let group = levels.draw_group(level, standing, &self.set, threshold, draw)?;
         let scope = Scope { levels, level, standing, allow_avoided: false };
         let members = group.members(self.set.members());
-        Some(group.probes(&Candidates { picker: self, scope, members, args }, draw))
+        let mut probes = group.probes(&Candidates { picker: self, scope, members, args }, draw);
+        probes.patience = self.set.recent().patience();
+        Some(probes)
     }
 }

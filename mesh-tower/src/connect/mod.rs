@@ -24,6 +24,7 @@ pub use dial::{Dial, Dialing, Io, Tcp, Transport};
 pub use error::SendError;
 pub(crate) use held::Held;
 pub use mesh_core::policy::Protocol;
+pub(crate) use sending::Exchange;
 pub use sending::Sending;
 pub use settings::Settings;
 
@@ -35,7 +36,6 @@ use http1::Pair;
 use http2::Multiplexed;
 use mesh_core::limit::Kind;
 use mesh_core::{Error, ErrorKind};
-use sending::Exchange;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
@@ -187,6 +187,18 @@ impl Connections {
     pub fn send(self: &Arc<Self>, request: Request<Body>, protocol: Protocol) -> Sending {
         let grpc = mesh_core::is_grpc(request.headers());
         Sending::start(self.clone(), request, protocol, grpc)
+    }
+
+    /// Sends a request over a connection that is open and has room for it; `None` if there is none.
+    /// No other connection is tried when it turns out to be closed.
+    pub(crate) fn send_if_free(
+        self: &Arc<Self>,
+        request: impl FnOnce() -> Request<Body>,
+        protocol: Protocol,
+        grpc: bool,
+    ) -> Option<Exchange> {
+        let place = self.free_place(self.offer(protocol, grpc))?;
+        Some(place.exchange(self, request()))
     }
 
     /// Opens one connection and keeps it for the next call: says whether the endpoint can be

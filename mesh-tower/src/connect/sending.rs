@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// Waits for the response to a request that is under way.
-pub(super) type Exchange =
+pub(crate) type Exchange =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, SendError>> + Send>>;
 
 /// A request on its way; dropping it cancels. Made by [`Connections::send`].

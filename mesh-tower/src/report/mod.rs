@@ -14,7 +14,12 @@
 //! server's policy says who gets one ([`LoadReports`]): by default a caller that asks, and is either
 //! believed (`trustCallers`) or has proved an identity. An edge has `trustCallers: false`.
 //!
-//! What the application itself attaches is left as it is: it knows better.
+//! What the application itself attaches goes out with ours as one report
+//! ([`Report::complete`](mesh_core::load::Report::complete)); where both say something, it knows better.
+//!
+//! A caller to whom what it knows is too old asks by a *probe*, which is `OPTIONS *` with the field above,
+//! and is answered with a report and nothing else. It goes to servers that have reported before
+//! (`report/probe.rs` and `asking.rs`).
 //!
 //! At the caller, a report that is used is taken out of the answer; where the policy does not use
 //! reports, or there is one endpoint only, nothing is asked for and nothing taken out.
@@ -25,8 +30,11 @@
 //! Source: gRFC A51 (trailer); Envoy `orca_parser` (fields, forms); vLLM and NVIDIA Triton (the
 //! field that asks).
 
+mod asking;
+mod probe;
 mod serving;
 
+pub(crate) use asking::Asking;
 pub use mesh_core::config::LoadReports;
 pub use serving::{Reports, Serving};
 

@@ -13,9 +13,9 @@
 //!
 //! Units: the service time counts from arrival, or from the end of the wait for a place.
 
-use super::{Form, is_in};
+use super::{Form, LoadReports, probe};
 use crate::clock;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use mesh_core::load::Reporter;
 use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Reports {
         grpc: bool,
         started: Timestamp,
     ) -> Option<Serving> {
-        if !self.wanted.load(Relaxed) {
+        if !self.is_wanted() {
             form?;
             self.wanted.store(true, Relaxed);
         }
@@ -70,6 +70,28 @@ impl Reports {
             took: None,
             over: false,
         })
+    }
+
+    /// The answer to a request, if that is a probe whose caller may have what it asks for.
+    /// `trusted`: it is believed, or has proved who it is.
+    #[must_use]
+    pub fn answer<B>(
+        &self,
+        policy: LoadReports,
+        trusted: impl FnOnce() -> bool,
+        request: &Request<B>,
+    ) -> Option<Response<()>> {
+        probe::asked(request)?;
+        let form = Form::granted(policy, trusted(), request.headers())?;
+        self.wanted.store(true, Relaxed);
+        let mut answer = Response::new(());
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        form.write(&self.reporter.answer(clock::now()), answer.headers_mut());
+        Some(answer)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
     }
 }
 
@@ -163,9 +185,11 @@ impl Serving {
 
     /// Once: trailers after a head that took the report along do not.
     fn attach(&mut self, now: Timestamp, headers: &mut HeaderMap) {
-        if let Some(form) = self.form.take().filter(|_| !is_in(headers)) {
+        let Some(form) = self.form.take() else { return };
+        let report = self.reports.reporter.report(now);
+        if !report.complete(headers) {
             let form = if self.grpc { Form::Binary } else { form };
-            form.write(&self.reports.reporter.report(now), headers);
+            form.write(&report, headers);
         }
     }
 }
@@ -277,15 +301,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_report_of_the_applications_own_is_left() {
+    async fn a_report_of_the_applications_own_goes_out_with_what_is_seen_of_it() {
         let reports = Arc::new(Reports::default());
-        for name in [HEADER, HEADER_BIN] {
+        for own in ["TEXT application_utilization=0.7", "not a report"] {
             let mut response = status(200);
-            response.headers_mut().insert(&name, HeaderValue::from_static("its own"));
+            response.headers_mut().insert(HEADER, HeaderValue::from_static(own));
             let mut served = begin(&reports, Some(Form::Binary), false).expect("counted");
             served.head(&mut response);
             assert_eq!(response.headers().len(), 1);
-            assert_eq!(response.headers()[name], "its own");
+            let report = read(response.headers());
+            assert_eq!(report.in_flight, Some(0));
+            let said = if own.starts_with("TEXT") { 0.7 } else { 0.0 };
+            assert_eq!(report.application_utilization, said);
         }
     }
 }

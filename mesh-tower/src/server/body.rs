@@ -54,6 +54,11 @@ where
         })
     }
 
+    /// Of an answer that is a head and nothing else.
+    pub(super) const fn empty() -> Self {
+        Self { content: Content::Done, record: None }
+    }
+
     pub(super) fn of_mesh(error: &Error, mut record: Record) -> Response<Self> {
         let mut response = answer::response::<Bytes>(error, record.is_grpc());
         record.refuse(error, &mut response);

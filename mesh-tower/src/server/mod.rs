@@ -10,7 +10,8 @@
 //!    inherit the remaining time, the criticality and the trace, and drops it when the deadline
 //!    passes;
 //! 4. turns a panic of the handler into an answer: the connection and its other streams live;
-//! 5. tells callers that ask, with the answer, how busy the server is ([`report`](crate::report)).
+//! 5. tells callers that ask, with the answer, how busy the server is, and answers by itself those
+//!    that ask for nothing else ([`report`](crate::report)).
 //!
 //! `expiry = min(now + timeout in the request, now + Config::timeout, expiry of an outer layer)`
 //!
@@ -144,6 +145,17 @@ impl Shared {
         rate_limit::inbound(limit, request, context.peer.as_ref(), &self.metrics, now).err()
     }
 
+    /// Answers a request that is about the server's load and nothing else.
+    fn answer<B>(&self, request: &Request<B>) -> Option<Response<()>> {
+        let trusted = || self.trusts(peer(request).as_ref());
+        self.reports.answer(self.config.load_reports, trusted, request)
+    }
+
+    /// Whether a caller may have load reports if it asks for them.
+    fn trusts(&self, peer: Option<&Peer>) -> bool {
+        self.config.trust_callers || peer.and_then(Peer::identity).is_some()
+    }
+
     /// Answers before the handler has seen the request.
     fn refuse<S, R>(&self, record: Record, refusal: Error) -> ResponseFuture<S, R>
     where
@@ -185,6 +197,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &*self.shared;
+        if let Some(answer) = shared.answer(&request) {
+            return ResponseFuture::answered(answer);
+        }
         let now = clock::now();
         let (context, refusal) = read(&shared.config, &request, now);
         let refusal = refusal.or_else(|| shared.over_rate(&request, &context, now));
@@ -240,12 +255,32 @@ pin_project! {
         timer: Option<Sleep>,
         record: Option<Record>,
         refusal: Option<Error>,
+        // Of a request that is no call: nothing else is there.
+        answer: Option<Box<Response<()>>>,
     }
 }
 
 impl<S: Service<R>, R> ResponseFuture<S, R> {
     const fn of(record: Record) -> Self {
-        Self { queued: None, handler: None, timer: None, record: Some(record), refusal: None }
+        Self {
+            queued: None,
+            handler: None,
+            timer: None,
+            record: Some(record),
+            refusal: None,
+            answer: None,
+        }
+    }
+
+    fn answered(answer: Response<()>) -> Self {
+        Self {
+            queued: None,
+            handler: None,
+            timer: None,
+            record: None,
+            refusal: None,
+            answer: Some(Box::new(answer)),
+        }
     }
 
     fn refused(record: Record, refusal: Error) -> Self {
@@ -287,6 +322,9 @@ where
     type Output = Result<Response<ResponseBody<B>>, S::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        if let Some(own) = self.as_mut().project().answer.take() {
+            return Poll::Ready(Ok(own.map(|()| ResponseBody::empty())));
+        }
         ready!(self.as_mut().poll_queued(cx));
         let mut this = self.project();
         let answer = match (this.handler.as_mut().as_pin_mut(), &*this.record) {

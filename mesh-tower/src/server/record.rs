@@ -11,7 +11,6 @@
 use super::admission::Place;
 use super::{Context, Shared, panicked};
 use crate::clock;
-use crate::listen::Peer;
 use crate::report::{Form, Serving};
 use crate::telemetry::{End, ServerMetrics};
 use bytes::Bytes;
@@ -60,8 +59,7 @@ impl Record {
     ) -> Self {
         let grpc = mesh_core::is_grpc(request.headers());
         let config = &shared.config;
-        let proved = context.peer.as_ref().and_then(Peer::identity).is_some();
-        let trusted = config.trust_callers || proved;
+        let trusted = shared.trusts(context.peer.as_ref());
         let form = Form::granted(config.load_reports, trusted, request.headers());
         let serving = shared.reports.begin(form, grpc, started);
         let span = span(request, &context, grpc);

@@ -20,6 +20,7 @@
 //! | `mesh.lb.endpoints` | `mesh.destination`, `state` | endpoints by state, now |
 //! | `mesh.lb.ejections` | `mesh.destination` | endpoints ejected by outlier detection |
 //! | `mesh.health_check.results` | `mesh.destination`, `result` = success, or why it failed: status, grpc_status, not_serving, immediate_fail, connect, timeout, reset, garbage, too_long | active health checks |
+//! | `mesh.probes` | `mesh.destination`, `result` = answered, unanswered, refused | endpoints asked for a load report before a pick; no calls |
 //! | `mesh.breaker.transitions` | `mesh.destination`, `state` = closed, open, half_open | breakers that came into the state |
 //! | `mesh.fault.delays`, `mesh.fault.aborts` | `mesh.destination` | calls delayed, and calls failed, on purpose |
 //! | `mesh.mirror.copies`, `mesh.mirror.dropped` | `mesh.destination` | copies of requests sent there, and copies given up before |
@@ -37,6 +38,7 @@
 //! Source: OpenTelemetry semantic conventions for HTTP and RPC metrics.
 
 use super::histogram::{Codes, End, Grid, MethodLabel};
+use super::probes::{ByResult, Probed};
 use mesh_core::health::check::Cause;
 use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
 use parking_lot::Mutex;
@@ -213,6 +215,7 @@ pub struct DestinationMetrics {
     mirrored: AtomicU64,
     mirrors_dropped: AtomicU64,
     breaker: [AtomicU64; BreakerState::ALL.len()],
+    probes: ByResult,
     shed: ByKind,
     rate_limited: RateLimited,
     observe: Mutex<Option<Weak<dyn Observe>>>,
@@ -269,6 +272,7 @@ impl DestinationMetrics {
             mirrored: AtomicU64::new(0),
             mirrors_dropped: AtomicU64::new(0),
             breaker: Default::default(),
+            probes: ByResult::default(),
             shed: ByKind::default(),
             rate_limited: RateLimited::default(),
             observe: Mutex::new(None),
@@ -362,6 +366,17 @@ impl DestinationMetrics {
     /// A breaker came into a state.
     pub fn breaker_changed(&self, to: BreakerState) {
         self.breaker[to as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A probe of an endpoint ended.
+    pub fn probed(&self, how: Probed) {
+        self.probes.add(how);
+    }
+
+    /// How often endpoints were asked for a load report before a pick, by what came of it.
+    #[must_use]
+    pub fn probes(&self) -> [(Probed, u64); 3] {
+        self.probes.each()
     }
 
     /// A call was refused before it was sent.

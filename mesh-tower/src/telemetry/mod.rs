@@ -46,6 +46,7 @@
 
 pub mod histogram;
 mod metrics;
+mod probes;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
 mod propagation;
@@ -57,6 +58,7 @@ pub use metrics::{
     BreakerState, Counts, DestinationMetrics, Ended, Handshake, MAX_DESTINATIONS, Metrics, Observe,
     Observed, ServerMetrics,
 };
+pub use probes::Probed;
 
 use crate::body::BoxError;
 use crate::call::{self, Call};

@@ -290,6 +290,17 @@ fn counters(
         }
     }
     let mut family = encoder.encode_descriptor(
+        "mesh_probes",
+        "Endpoints asked for a load report before a pick, by result",
+        None,
+        MetricType::Counter,
+    )?;
+    for destination in destinations {
+        for (how, count) in destination.probes().into_iter().filter(|(_, n)| *n > 0) {
+            counter(&mut family, &vec![named(destination), ("result", how.as_str())], count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
         "mesh_ratelimit_denied",
         "Calls over a rate limit; those not enforced passed",
         None,

@@ -19,6 +19,8 @@ mod names;
 mod outlier;
 #[cfg(feature = "axum")]
 mod overload;
+#[cfg(feature = "axum")]
+mod probes;
 mod relay;
 #[cfg(feature = "axum")]
 mod reports;

@@ -97,6 +97,11 @@ pin_project! {
 }
 
 impl<B> ResponseBody<B> {
+    /// Of an answer that is a head and nothing else, and is told nowhere.
+    pub(crate) const fn empty() -> Self {
+        Self { source: Source::Own { bytes: Bytes::new() }, served: None }
+    }
+
     /// Of an answer of our own.
     pub(crate) const fn own(bytes: Bytes, served: Served) -> Self {
         Self { source: Source::Own { bytes }, served: Some(served) }
@@ -136,11 +141,11 @@ where
                 (!bytes.is_empty()).then(|| Ok(Frame::data(bytes)))
             }
             SourceProject::Endpoint { body } => {
-                let frame = ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
-                match (frame, &this.served) {
-                    (Some(Ok(frame)), Some(served)) => Some(Ok(served.pass(frame))),
-                    (frame, _) => frame,
+                let mut frame = ready!(body.poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+                if let (Some(Ok(frame)), Some(served)) = (&mut frame, &mut *this.served) {
+                    served.pass(frame);
                 }
+                frame
             }
         };
         if let Some(served) = this.served {

@@ -23,7 +23,7 @@ use crate::inbound::Inbound;
 use crate::served::Served;
 use crate::tunnel;
 use ::http::header::CONNECTION;
-use ::http::{HeaderValue, Request, Response, StatusCode, Version};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -115,6 +115,9 @@ where
         let number = self.count.get() + 1;
         self.count.set(number);
         let http1 = request.version() != Version::HTTP_2;
+        if let Some(answer) = self.probed(&request, number, http1) {
+            return Answer::Ready { response: Some(answer) };
+        }
         let mut served = Served::begin(&self.common, &request, self.client.address());
         let close = self.common.draining.has_started();
         let checked = match self.watch.refusal(number).filter(|_| http1) {
@@ -133,6 +136,7 @@ where
                 if own.withholds_reports(&self.client) {
                     served.withhold_reports();
                 }
+                served.reported(own.begin(&request, &self.client, served.begun()));
                 own.receive(&mut request, &self.client, served.begun().started)
             }
             None => Ok(None),
@@ -177,6 +181,25 @@ where
                 Answer::Waiting { queued: Some(Box::new(Queued { waiting, stack, request, rest })) }
             }
         }
+    }
+
+    /// The answer to a request that only asks how busy the service is: it is no call, and not told.
+    fn probed(
+        &self,
+        request: &Request<Incoming>,
+        number: u64,
+        http1: bool,
+    ) -> Option<Response<ResponseBody<B>>> {
+        let own = self.inbound.as_ref().filter(|_| request.method() == Method::OPTIONS)?;
+        if http1 && self.watch.refusal(number).is_some() {
+            return None;
+        }
+        let mut answer = own.answer(request, &self.client)?;
+        self.watch.decide(number, false);
+        if http1 && self.common.draining.has_started() {
+            answer.headers_mut().insert(CONNECTION, CLOSE);
+        }
+        Some(answer.map(|()| ResponseBody::empty()))
     }
 
     /// The answer to a request that must not go further, after which the connection ends.
@@ -224,7 +247,7 @@ fn respond<B>(
     if close {
         response.headers_mut().insert(CONNECTION, CLOSE);
     }
-    served.answer(error, response.status());
+    served.answer(error, &mut response);
     response.map(|bytes| ResponseBody::own(bytes, served))
 }
 
@@ -307,7 +330,7 @@ where
         let Some(mut served) = rest.served.take() else { return Self::Ready { response: None } };
         match decided {
             Ok(place) => {
-                served.admitted(place);
+                served.waited(place);
                 let mut begun = served.begun();
                 // The wait was not the endpoint's.
                 begun.started = clock::now();

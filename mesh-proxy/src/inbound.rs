@@ -12,7 +12,7 @@
 //! | `criticality` | told to the endpoint with calls that do not say, or are not believed |
 //! | `timeout` | the call's [`Expiry`]: up to the end of the response body, and told to the endpoint |
 //! | `trustCallers: false` | deadline, criticality and trace of the caller end here |
-//! | `loadReports` | who does not get the reports of the endpoint: its asking ends here, and so do they |
+//! | `loadReports` | who gets reports of what the proxy sees of the endpoint, completed by what that says of itself; of others the asking ends here, and so do its reports |
 //! | `drainTimeout` | bounds the drain, where no flag does; the longest counts |
 //!
 //! Connections that are not HTTP carry no calls: only `drainTimeout` means anything to them.
@@ -23,7 +23,7 @@
 //! channel, whose deadline layer keeps the expiry.
 
 use crate::config::Wanted;
-use ::http::{HeaderName, Request};
+use ::http::{HeaderName, Request, Response};
 use mesh_core::config::{LoadReports, ServerPolicy};
 use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{
@@ -33,9 +33,10 @@ use mesh_core::rate_limit::RateLimit;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::trace_context::TRACEPARENT;
 use mesh_core::{DestinationName, Error, Swap, Timestamp};
+use mesh_tower::call::Begun;
 use mesh_tower::listen::Peer;
 use mesh_tower::rate_limit;
-use mesh_tower::report::ASK;
+use mesh_tower::report::{ASK, Form, Reports, Serving};
 use mesh_tower::server::{Admission, Admitted};
 use mesh_tower::telemetry::ServerMetrics;
 use parking_lot::Mutex;
@@ -67,6 +68,10 @@ pub(crate) struct Inbound {
     policy: Swap<ServerPolicy>,
     rate_limit: Swap<Option<RateLimit>>,
     admission: Arc<Admission>,
+    /// What callers that may have load reports are told.
+    reports: Arc<Reports>,
+    /// Whether even those are told that do not ask.
+    tells_all: AtomicBool,
     metrics: Arc<ServerMetrics>,
 }
 
@@ -78,6 +83,8 @@ impl Inbound {
             policy: Arc::clone(policy).into(),
             rate_limit: Swap::new(policy.rate_limit.as_ref().map(RateLimit::new)),
             admission: Arc::new(Admission::new(policy)),
+            reports: Arc::default(),
+            tells_all: (policy.load_reports == LoadReports::Always).into(),
             metrics: Arc::clone(metrics),
         }
     }
@@ -95,6 +102,29 @@ impl Inbound {
         }
         self.asks.store(asks(policy), Relaxed);
         self.withholds.store(withholds(policy), Relaxed);
+        self.tells_all.store(policy.load_reports == LoadReports::Always, Relaxed);
+    }
+
+    /// Answers a request that is a probe, if its caller may have what it asks for.
+    pub(crate) fn answer<B>(&self, request: &Request<B>, peer: &Peer) -> Option<Response<()>> {
+        let policy = self.policy.load();
+        self.reports.answer(policy.load_reports, || trusts(&policy, peer), request)
+    }
+
+    /// Counts a call for the load reports; `None` while nobody has wanted one.
+    pub(crate) fn begin<B>(
+        &self,
+        request: &Request<B>,
+        peer: &Peer,
+        begun: Begun,
+    ) -> Option<Serving> {
+        let form = if self.tells_all.load(Relaxed) || Form::asked(request.headers()).is_some() {
+            let policy = self.policy.load();
+            Form::granted(policy.load_reports, trusts(&policy, peer), request.headers())
+        } else {
+            None
+        };
+        self.reports.begin(form, begun.grpc, begun.started)
     }
 
     /// Whether a caller does not get the load reports of the endpoint.
@@ -169,6 +199,11 @@ fn expiry<B>(request: &Request<B>, started: Timestamp) -> Option<Expiry> {
     let grpc = grpc.and_then(|told| parse_grpc_timeout(told.as_bytes()).ok());
     let told = [expected, grpc].into_iter().flatten().min();
     Expiry::child(request.extensions().get().copied(), started, told)
+}
+
+/// Whether a caller may have load reports if it asks for them.
+fn trusts(policy: &ServerPolicy, peer: &Peer) -> bool {
+    policy.trust_callers || peer.identity().is_some()
 }
 
 fn asks(policy: &ServerPolicy) -> bool {

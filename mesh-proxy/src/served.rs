@@ -23,7 +23,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use mesh_core::{Error, ErrorKind, GrpcCode};
 use mesh_tower::call::Begun;
-use mesh_tower::report;
+use mesh_tower::report::{self, Serving};
 use mesh_tower::server::Place;
 use mesh_tower::telemetry::{End, MethodLabel};
 use mesh_tower::{BoxError, clock};
@@ -51,6 +51,8 @@ pub(crate) struct Served {
     place: Option<Place>,
     /// Whether its caller does not get the endpoint's load reports.
     withholds_reports: bool,
+    /// Counts it for our own, where there are such.
+    serving: Option<Box<Serving>>,
 }
 
 impl Served {
@@ -69,12 +71,26 @@ impl Served {
             line: common.log.as_ref().map(|log| log.line(request, client)),
             place: None,
             withholds_reports: false,
+            serving: None,
         }
     }
 
     /// The endpoint's load reports are none of its caller's business.
     pub(crate) const fn withhold_reports(&mut self) {
         self.withholds_reports = true;
+    }
+
+    /// It counts for the load reports of its service.
+    pub(crate) fn reported(&mut self, serving: Option<Serving>) {
+        self.serving = serving.map(Box::new);
+    }
+
+    /// It waited for a place, and has one.
+    pub(crate) fn waited(&mut self, place: Place) {
+        if let Some(serving) = &mut self.serving {
+            serving.waited();
+        }
+        self.admitted(place);
     }
 
     /// It has a place, to be given back when it is over.
@@ -105,6 +121,9 @@ impl Served {
         if self.withholds_reports {
             report::strip(response.headers_mut());
         }
+        if let Some(serving) = &mut self.serving {
+            serving.head(response);
+        }
         let status = response.status();
         self.status = Some(status);
         self.complete = whole || self.bodiless;
@@ -114,24 +133,25 @@ impl Served {
     }
 
     /// We answer, because of an error.
-    pub(crate) fn answer(&mut self, error: &Error, status: StatusCode) {
-        self.status = Some(status);
+    pub(crate) fn answer<B>(&mut self, error: &Error, response: &mut Response<B>) {
+        if let Some(serving) = &mut self.serving {
+            serving.refuse(error.kind(), response);
+        }
+        self.status = Some(response.status());
         self.code = Some(error.grpc_code());
         self.error = Some(error.kind());
         self.own = true;
     }
 
     /// A part of the endpoint's answer as its caller gets it.
-    pub(crate) fn pass(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        if !self.withholds_reports {
-            return frame;
-        }
-        match frame.into_trailers() {
-            Ok(mut trailers) => {
-                report::strip(&mut trailers);
-                Frame::trailers(trailers)
+    pub(crate) fn pass(&mut self, frame: &mut Frame<Bytes>) {
+        if let Some(trailers) = frame.trailers_mut() {
+            if self.withholds_reports {
+                report::strip(trailers);
             }
-            Err(data) => data,
+            if let Some(serving) = &mut self.serving {
+                serving.trailers(trailers);
+            }
         }
     }
 

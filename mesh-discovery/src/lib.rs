@@ -76,8 +76,8 @@ mod tests {
         let source = resolver(&EndpointSource::Static(list), &Dns::system());
         let mut watch = source.watch();
         let wanted = vec![
-            spec("10.0.0.2:80").with_weight(7),
             spec("10.0.0.9:80"),
+            spec("10.0.0.2:80").with_weight(7),
             spec("10.0.0.10:80").with_priority(1),
         ];
         assert_eq!(watch.changed().await, Some(Update::Endpoints(wanted)));

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Update {
-    /// The whole set, which replaces the one before: no identity twice, ordered by priority,
-    /// then address. Comes when the set differs from the last one sent, and once, with whatever
+    /// The whole set, which replaces the one before: no identity twice, ordered by priority, then as
+    /// the source lists it; DNS lists by address. Comes when the set differs from the last one sent, and once, with whatever
     /// set holds then, when a reported failure is over.
     Endpoints(Vec<EndpointSpec>),
     /// The source could not be read; the last set stays. Comes once per distinct sentence, not
@@ -253,16 +253,11 @@ impl Drop for Publisher {
     }
 }
 
-/// Removes later duplicates of an identity, then orders by priority and address.
+/// Removes later duplicates of an identity, then orders by priority. A list that somebody wrote keeps
+/// its order besides: where one endpoint takes all calls, it is the first.
 fn canonical(mut specs: Vec<EndpointSpec>) -> Vec<EndpointSpec> {
     let mut seen = HashSet::with_capacity(specs.len());
     specs.retain(|spec| seen.insert(spec.id.clone()));
-    specs.sort_by(|a, b| {
-        (a.priority, a.addresses.first(), a.id.as_str()).cmp(&(
-            b.priority,
-            b.addresses.first(),
-            b.id.as_str(),
-        ))
-    });
+    specs.sort_by_key(|spec| spec.priority);
     specs
 }

@@ -72,7 +72,12 @@ pub(super) async fn run(
     loop {
         let asked = Instant::now();
         let wait = match ask.ask().await {
-            Ok(Answer { specs, ttl, note }) => {
+            Ok(Answer { mut specs, ttl, note }) => {
+                // Servers answer in an order that changes from time to time and says nothing.
+                specs.sort_by(|a, b| {
+                    let key = |of: &EndpointSpec| (of.priority, of.addresses.first().copied());
+                    key(a).cmp(&key(b)).then_with(|| a.id.as_str().cmp(b.id.as_str()))
+                });
                 if note != noted {
                     if let Some(note) = &note {
                         tracing::warn!("{note}");

@@ -8,6 +8,7 @@ use super::tree::{self, Node};
 use super::{ServerPolicy, compile, de, parse, schema};
 use crate::policy::Policy;
 use crate::snapshot::Snapshot;
+use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -106,6 +107,85 @@ fn a_narrower_level_wins_value_by_value_and_keeps_its_origin() {
         }
         assert!(timeouts.explicit);
         assert_eq!(backend.origins.of("retry.attempts").to_string(), "default");
+    }
+}
+
+/// Objects of all levels, two of each, each with values of its own.
+fn levels() -> Vec<(String, String)> {
+    let targets = [
+        ("m", "{ kind: Mesh }"),
+        ("n", "{ kind: Namespace, name: default }"),
+        ("s", "{ kind: Service, name: a }"),
+        ("r", "{ kind: HTTPRoute, name: r }"),
+    ];
+    let mut objects = vec![
+        ("a".to_owned(), service("")),
+        (
+            "r".to_owned(),
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: { name: r }\nspec:\n  parentRefs: [{ kind: Service, name: a }]\n  \
+             rules:\n  - backendRefs: [{ name: a }]\n"
+                .to_owned(),
+        ),
+    ];
+    for (width, (level, target)) in (1..).zip(targets) {
+        let one = format!("timeouts: {{ request: {width}s }}");
+        let other = format!("retry: {{ attempts: {width}, backoff: {{ base: {width}ms }} }}");
+        for (half, values) in [("1", one), ("2", other)] {
+            let name = format!("{level}{half}");
+            objects.push((name.clone(), policy(&name, target, &values)));
+        }
+    }
+    objects
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// However the objects are spread over files, and in whatever order both are read.
+    #[test]
+    fn what_is_merged_does_not_depend_on_the_order(
+        objects in Just(levels()).prop_shuffle(),
+        present in prop::collection::vec(prop::bool::weighted(0.8), 10),
+    ) {
+        // Some are left out, the same in both orders: others then have the last word.
+        let kept = |(name, _): &&(String, String)| match levels().iter().position(|it| it.0 == *name) {
+            Some(place) if place >= 2 => present[place],
+            _ => true,
+        };
+        let shuffled: Vec<_> = objects.iter().filter(kept).cloned().collect();
+        let mut sorted = shuffled.clone();
+        sorted.sort();
+        let apart: Vec<_> =
+            sorted.iter().map(|(name, text)| Source::new(name.clone(), text.clone())).collect();
+        let (left, right) = shuffled.split_at(shuffled.len() / 2);
+        let joined = |part: &[(String, String)]| {
+            part.iter().map(|(_, text)| text.as_str()).collect::<String>()
+        };
+        let together = [Source::new("f", joined(left)), Source::new("g", joined(right))];
+
+        let (apart, together) = (compiled(&apart), compiled(&together));
+        let policies = |snapshot: &Snapshot| {
+            let backend = &snapshot.own[0][0].rule.backends[0];
+            let known = &snapshot.destinations()[0];
+            (snapshot.default_policy().clone(), known.policy.clone(), backend.policy.clone())
+        };
+        prop_assert_eq!(policies(&apart), policies(&together));
+        // The narrowest that is there has the word.
+        let narrowest = |half: &str| {
+            let is_there = |level: &&&str| shuffled.iter().any(|(name, _)| *name == format!("{level}{half}"));
+            ["r", "s", "n", "m"].iter().find(is_there).map(|level| {
+                1 + ["m", "n", "s", "r"].iter().position(|one| one == level).unwrap_or_default()
+            })
+        };
+        let backend = &apart.own[0][0].rule.backends[0].policy;
+        if let Some(width) = narrowest("1") {
+            prop_assert_eq!(backend.timeouts.request, Duration::from_secs(width as u64));
+        }
+        if let Some(width) = narrowest("2") {
+            prop_assert_eq!(backend.retry.attempts as usize, width);
+            prop_assert_eq!(backend.retry.backoff.base, Duration::from_millis(width as u64));
+        }
     }
 }
 

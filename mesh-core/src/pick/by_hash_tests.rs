@@ -5,6 +5,7 @@ use crate::affinity::{self, Status};
 use crate::endpoint::{Declared, EndpointId, EndpointSpec};
 use crate::hash::cookie::Cookie;
 use crate::hash::xxh64;
+use proptest::prelude::*;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -79,8 +80,8 @@ fn without_a_hash_chance_decides() {
     }
 }
 
-/// A change of one in n moves about one key in n: exactly those of the one for a ring, a few
-/// more for a table.
+/// A change of one in n moves about one key in n: exactly those of the one for a ring if the others
+/// keep the number of their entries, as they do here, a few more for a table.
 #[test]
 fn a_change_of_the_set_moves_few_keys() {
     const N: u32 = 50;
@@ -93,6 +94,52 @@ fn a_change_of_the_set_moves_few_keys() {
         let share = moved(&with, &without);
         assert!((own - 1.0 / f64::from(N + 1)).abs() < 0.01, "{policy:?} {own}");
         assert!(share >= own && share <= own + more, "{policy:?}: {share} of {own}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whoever of however many comes or goes, with whatever weight: beside its own keys one in twenty
+    /// moves on a table; on a ring, whose size is kept, about as many again as its own.
+    #[test]
+    fn one_that_comes_or_goes_moves_its_share_of_the_keys(
+        weights in prop::collection::vec(1u32..5, 2..40),
+        who: prop::sample::Index,
+    ) {
+        const KEYS: u64 = 4_000;
+        let who = who.index(weights.len());
+        let spec = |n: usize| spec(n as u32).with_weight(weights[n]);
+        let total: u32 = weights.iter().sum();
+        for policy in BOTH {
+            // A ring of 1,024 entries is not even enough to be measured.
+            let mut config = config(policy);
+            config.ring_hash.minimum_ring_size = 1 << 14;
+            let all = (0..weights.len()).map(spec);
+            let with = map(&Picker::new(set(all), config.clone()), KEYS);
+            let others = (0..weights.len()).filter(|n| *n != who).map(spec);
+            let without = map(&Picker::new(set(others), config), KEYS);
+            let id = address(who as u32).to_string();
+            let own = with.iter().filter(|at| **at == id).count() as f64 / KEYS as f64;
+            let expected = f64::from(weights[who]) / f64::from(total);
+            prop_assert!((own - expected).abs() < 0.05, "{policy:?}: {own}, not {expected}");
+            let share = moved(&with, &without);
+            let others = if policy == Policy::RingHash { own + 0.05 } else { 0.05 };
+            prop_assert!(share >= own && share <= own + others, "{policy:?}: {share} of {own}");
+        }
+    }
+}
+
+/// Whatever hash a stranger arrives at, there is one answer, and no search beyond the table.
+#[test]
+fn chosen_hashes_find_an_endpoint_and_always_the_same() {
+    for policy in BOTH {
+        let picker = picker(policy, (0..10).map(spec));
+        let chosen = (0..64).flat_map(|bit| [1 << bit, u64::MAX << bit, (1 << bit) - 1]);
+        for hash in chosen.chain([0, u64::MAX]) {
+            let first = goes(&picker, hash);
+            assert_eq!(goes(&picker, hash), first, "{policy:?} {hash:x}");
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //! The endpoint of the first entry at or after the call's hash is picked, past the end the first
 //! one. Where that is out, the next that is not: an endpoint that goes takes its own calls with
 //! it, spread over the others, and moves no other call. After 64 entries the endpoints are searched
-//! from a place that the hash gives. Keys: `pick/keys.rs`; bounded load: `pick/bounded.rs`.
+//! from a place that the hash gives. When the set changes, `scale` does, so that the others have a few
+//! entries more or fewer, as in Envoy: about as many calls move again as must; Maglev moves fewer. Keys: `pick/keys.rs`; bounded load: `pick/bounded.rs`.
 //!
 //! Cost: an index by the upper bits of the hash leads to the entry, so a pick does not grow with
 //! the ring. An entry takes 24 bytes at most; 200 MB for the largest ring. Building sorts the ring.

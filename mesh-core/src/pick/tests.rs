@@ -1,6 +1,7 @@
 use super::*;
 use crate::health::breaker::{self, Admission};
 use crate::health::check::Cause;
+use crate::health::outlier;
 use crate::{Declared, Endpoint, EndpointId, EndpointSpec, Failure, Locality, Outcome};
 use proptest::prelude::*;
 use std::net::SocketAddr;
@@ -45,6 +46,16 @@ fn open_breaker(endpoint: &Endpoint) {
     let failure = Outcome::Failure(Failure::Timeout);
     endpoint.breaker().record(Admission::Closed, failure, NOW, &config, &mut || 0);
     assert!(!endpoint.is_selectable_at(NOW));
+}
+
+/// Ejects an endpoint, as outlier detection does.
+fn eject(picker: &Picker, endpoint: &Endpoint) {
+    let config =
+        outlier::Config { max_ejection_percent: 100, consecutive_5xx: 1, ..Default::default() };
+    let failure = Outcome::Failure(Failure::Timeout);
+    let len = picker.set().members().len();
+    outlier::Detector::new(config).record(endpoint, len, failure, NOW, &mut || 0);
+    assert!(endpoint.health().is_ejected());
 }
 
 /// How often each member is picked, in percent.
@@ -102,6 +113,32 @@ fn weights_converge_to_shares() {
             let expected = 100.0 * f64::from(*weight) / f64::from(total);
             assert!((share - expected).abs() < 0.1, "{policy:?}, seed {seed}: {share}, {expected}");
         }
+    }
+}
+
+/// The greatest weights that can be written, whose sum no `u32` holds, beside the least one.
+#[test]
+fn weights_whose_sum_overflows_are_shares_all_the_same() {
+    for policy in [
+        Policy::ExpectedWait,
+        Policy::PeakEwma,
+        Policy::LeastRequest,
+        Policy::RoundRobin,
+        Policy::WeightedRoundRobin,
+        Policy::Random,
+        Policy::RingHash,
+        Policy::Maglev,
+    ] {
+        let picker = picker(&[u32::MAX, u32::MAX, u32::MAX, 1], policy);
+        let mut draw = seeded(14);
+        let mut shares = [0.0; 4];
+        for _ in 0..20_000 {
+            let args = PickArgs::new(NOW).with_hash(draw());
+            let picked = picker.pick(&args, &mut draw).expect("picked");
+            shares[place(&picker, &picked)] += 100.0 / 20_000.0;
+        }
+        let even = |share: &f64| (share - 100.0 / 3.0).abs() < 6.0;
+        assert!(shares[..3].iter().all(even) && shares[3] < 1.0, "{policy:?}: {shares:?}");
     }
 }
 
@@ -328,9 +365,9 @@ fn the_next_level_takes_over_as_the_first_fails() {
 proptest! {
     #[test]
     fn what_is_out_is_picked_only_below_the_panic_threshold(
-        out in prop::collection::vec(0u8..4, 1..40),
+        out in prop::collection::vec(0u8..5, 1..40),
         weighted: bool,
-        policy in 0usize..7,
+        policy in 0usize..10,
         seed: u64,
     ) {
         let weights: Vec<u32> =
@@ -343,13 +380,17 @@ proptest! {
             Policy::Random,
             Policy::PickFirst,
             Policy::WeightedRoundRobin,
+            Policy::Prequal,
+            Policy::RingHash,
+            Policy::Maglev,
         ];
         let picker = picker(&weights, policies[policy]);
         for (member, out) in picker.set().members().iter().zip(&out) {
             match out {
                 0 => {}
                 1 => take_out(&member.endpoint),
-                2 => open_breaker(&member.endpoint),
+                2 => eject(&picker, &member.endpoint),
+                3 => open_breaker(&member.endpoint),
                 _ => drop(member.endpoint.health().set_unreachable(NOW, Timestamp::MAX)),
             }
         }
@@ -357,8 +398,9 @@ proptest! {
         let panics = available * 2 < out.len();
         let mut draw = seeded(seed);
         for _ in 0..50 {
-            let Ok(picked) = picker.pick(&PickArgs::new(NOW), &mut draw) else {
-                prop_assert!(out.iter().all(|out| *out >= 2), "none would take a call");
+            let args = PickArgs::new(NOW).with_hash(draw());
+            let Ok(picked) = picker.pick(&args, &mut draw) else {
+                prop_assert!(out.iter().all(|out| *out >= 3), "none would take a call");
                 continue;
             };
             prop_assert!(!picked.member.endpoint.health().is_unreachable());

@@ -29,7 +29,10 @@ pub fn wall() -> SystemTime {
 pub fn timestamp(instant: Instant) -> Timestamp {
     let origin = origin();
     match instant.checked_duration_since(origin) {
-        Some(after) => Timestamp::ZERO + (BEFORE + after),
+        // Whole seconds in 64 bits of nanoseconds: no process lives longer.
+        Some(after) => Timestamp::from_nanos(
+            (BEFORE.as_secs() + after.as_secs()) * 1_000_000_000 + u64::from(after.subsec_nanos()),
+        ),
         None => Timestamp::ZERO + BEFORE - (origin - instant),
     }
 }

@@ -5,7 +5,7 @@
 //! of equal meaning, the short code is Envoy's.
 
 use crate::outcome::{Failure, GrpcCode};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -86,6 +86,8 @@ kinds! {
     FaultInjected = "fault_injected" "FI" 503 "proxy_internal_response",
     /// A rate limit refused the call.
     RateLimited = "rate_limited" "RL" 429 "http_request_denied",
+    /// The rate limit service could not be asked, and the policy refuses what it cannot ask about.
+    RateLimitService = "rate_limit_service_error" "RLSE" 500 "proxy_internal_error",
     /// An intention denies the caller.
     Denied = "denied_by_intention" "NDI" 403 "http_request_denied",
     /// External authorization denied the call.
@@ -129,6 +131,8 @@ struct Inner {
     attempts: u32,
     exhausted: Option<ErrorKind>,
     reached: bool,
+    code: Option<GrpcCode>,
+    fields: Option<HeaderMap>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -143,6 +147,8 @@ impl Error {
             attempts: 0,
             exhausted: None,
             reached: false,
+            code: None,
+            fields: None,
             source: None,
         }))
     }
@@ -183,6 +189,18 @@ impl Error {
     #[must_use]
     pub fn after_send(self) -> Self {
         self.change(|inner| inner.reached = true)
+    }
+
+    /// Another gRPC status than that of the kind.
+    #[must_use]
+    pub fn with_grpc_code(self, code: GrpcCode) -> Self {
+        self.change(|inner| inner.code = Some(code))
+    }
+
+    /// Fields for a response made from this error, beside those that tell of it.
+    #[must_use]
+    pub fn with_fields(self, fields: HeaderMap) -> Self {
+        self.change(|inner| inner.fields = Some(fields).filter(|fields| !fields.is_empty()))
     }
 
     fn change(mut self, edit: impl FnOnce(&mut Inner)) -> Self {
@@ -233,6 +251,13 @@ impl Error {
         self.0.exhausted
     }
 
+    /// What a response made from this error carries beside what tells of it: of a rate limit, how
+    /// much is allowed and when.
+    #[must_use]
+    pub fn fields(&self) -> Option<&HeaderMap> {
+        self.0.fields.as_ref()
+    }
+
     /// Whether bytes of the request may have reached the application.
     #[must_use]
     pub fn may_have_reached(&self) -> bool {
@@ -276,6 +301,9 @@ impl Error {
     #[must_use]
     pub fn grpc_code(&self) -> GrpcCode {
         use ErrorKind as K;
+        if let Some(code) = self.0.code {
+            return code;
+        }
         match self.0.kind {
             K::Deadline | K::StreamDuration => GrpcCode::DEADLINE_EXCEEDED,
             K::NoRoute => GrpcCode::UNIMPLEMENTED,
@@ -325,6 +353,8 @@ impl fmt::Debug for Error {
             .field("attempts", &self.0.attempts)
             .field("exhausted", &self.0.exhausted)
             .field("reached", &self.0.reached)
+            .field("code", &self.0.code)
+            .field("fields", &self.0.fields)
             .field("source", &self.0.source)
             .finish()
     }

@@ -19,6 +19,8 @@
 //! Shadow mode: `enabled` is the share of the calls that are looked at, `enforced` the share of
 //! those over the limit that are refused; what else is over it is only counted.
 //!
+//! With `enableXRatelimitHeaders` callers are told how they stand ([`Told`]).
+//!
 //! Source: Envoy "Local rate limit" and its API (names, shadow mode); Linkerd "Rate limiting"
 //! (limit in all and per identity, with exceptions); ITU-T I.371 for GCRA. Ours: both shares are
 //! 100 unless written, where Envoy has 0, because a limit that is written is meant to hold.
@@ -35,8 +37,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 mod keys;
+mod told;
 
 pub use keys::Keys;
+pub use told::Told;
 
 /// Most descriptors of a limit.
 pub const MAX_DESCRIPTORS: usize = 64;
@@ -62,6 +66,32 @@ pub struct Config {
     #[serde(deserialize_with = "percent::deserialize")]
     #[schemars(with = "percent::Number")]
     pub enforced: u8,
+    /// Whether answers tell how much is allowed, how much of it is left, and when it is there again,
+    /// by that limit of which least is left. Off.
+    #[serde(skip_serializing_if = "XRatelimitHeaders::is_off")]
+    pub enable_x_ratelimit_headers: XRatelimitHeaders,
+    /// Whether a gRPC call over the limit gets `RESOURCE_EXHAUSTED`; else `UNAVAILABLE`, which many
+    /// clients send again. true.
+    pub rate_limited_as_resource_exhausted: bool,
+}
+
+/// Whether and how answers tell of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub enum XRatelimitHeaders {
+    /// They do not.
+    #[default]
+    Off,
+    /// By `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-reset` in seconds
+    /// (draft-polli-ratelimit-headers-03).
+    DraftVersion03,
+}
+
+impl XRatelimitHeaders {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
 }
 
 impl Default for Config {
@@ -72,6 +102,8 @@ impl Default for Config {
             max_keys: 10_000,
             enabled: 100,
             enforced: 100,
+            enable_x_ratelimit_headers: XRatelimitHeaders::Off,
+            rate_limited_as_resource_exhausted: true,
         }
     }
 }
@@ -243,6 +275,7 @@ pub struct RateLimit {
     rules: Vec<Rule>,
     enabled: u8,
     enforced: u8,
+    tells: bool,
     /// Seeded anew for each limit, so that nobody can choose keys that share a bucket.
     hasher: RandomState,
 }
@@ -270,13 +303,16 @@ struct Rate {
     token: u64,
     /// Of a full bucket.
     full: u64,
+    /// Tokens of a full bucket.
+    most: u32,
 }
 
 impl Rate {
     fn of(bucket: &TokenBucket) -> Self {
         let interval = u64::try_from(bucket.fill_interval.as_nanos()).unwrap_or(u64::MAX);
         let token = interval.div_ceil(u64::from(bucket.tokens_per_fill.max(1))).max(1);
-        Self { token, full: token.saturating_mul(u64::from(bucket.max_tokens.max(1))) }
+        let most = bucket.max_tokens.max(1);
+        Self { token, full: token.saturating_mul(u64::from(most)), most }
     }
 
     /// When a bucket is full after one more token; `None` if it has none.
@@ -288,6 +324,14 @@ impl Rate {
     /// When a bucket is full after a token was given back.
     const fn give_back(self, full_at: u64) -> u64 {
         full_at.saturating_sub(self.token)
+    }
+
+    /// How a bucket stands.
+    fn told(self, full_at: u64, now: u64) -> Told {
+        let missing = full_at.saturating_sub(now);
+        let left = self.full.saturating_sub(missing) / self.token;
+        let remaining = u32::try_from(left).unwrap_or(u32::MAX).min(self.most);
+        Told { limit: self.most, remaining, reset: missing.div_ceil(1_000_000_000) }
     }
 }
 
@@ -312,7 +356,21 @@ impl RateLimit {
         let total =
             config.token_bucket.as_ref().map(|bucket| (Rate::of(bucket), AtomicU64::new(0)));
         let hasher = RandomState::default();
-        Self { total, rules, enabled: config.enabled, enforced: config.enforced, hasher }
+        let tells = config.enable_x_ratelimit_headers != XRatelimitHeaders::Off;
+        Self { total, rules, enabled: config.enabled, enforced: config.enforced, tells, hasher }
+    }
+
+    /// How the tightest of the buckets that apply to a call stands after it; `None` unless callers
+    /// are told, or if none applies.
+    pub fn told(&self, asked: &Asked<'_>, now: Timestamp) -> Option<Told> {
+        if !self.tells {
+            return None;
+        }
+        let now = now.as_nanos();
+        let total =
+            self.total.as_ref().map(|(rate, full_at)| rate.told(full_at.load(Relaxed), now));
+        let keyed = self.applying(asked).map(|(rule, key)| rule.rate.told(rule.keys.get(key), now));
+        total.into_iter().chain(keyed).reduce(Told::tighter)
     }
 
     /// Takes the tokens of a call, if all buckets that apply have one.

@@ -10,6 +10,7 @@ use crate::draw::Draw;
 use crate::endpoint::EndpointSpec;
 use crate::name::DestinationName;
 use crate::policy::Policy;
+use crate::rate_limit;
 use crate::route::filter::Filters;
 use crate::route::{self, Backend, Entries, HostTable, RouteRequest, Rule};
 use foldhash::fast::FixedState;
@@ -37,6 +38,7 @@ pub struct Snapshot {
     /// The rules of TLS connections by the name that clients ask for: by destination, and under
     /// `None` for whoever knows no destination.
     pub(crate) tls: HashMap<Option<DestinationId>, HostTable<Arc<Rule>>>,
+    pub(crate) route_limits: Vec<RouteLimit>,
     pub(crate) listeners: Vec<ListenerConfig>,
     pub(crate) servers: ServerPolicies,
     pub(crate) default_policy: Arc<Policy>,
@@ -50,6 +52,28 @@ pub(crate) struct ServerPolicies {
     pub(crate) mesh: Arc<ServerPolicy>,
     pub(crate) namespaces: HashMap<String, Arc<ServerPolicy>>,
     pub(crate) services: HashMap<DestinationName, Arc<ServerPolicy>>,
+}
+
+/// The rate limit of a route: its calls count against buckets of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RouteLimit {
+    /// Kind, namespace and name of the route.
+    pub route: Arc<str>,
+    /// What is allowed.
+    pub config: rate_limit::Config,
+}
+
+/// The index of a [`RouteLimit`] in one snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteLimitId(pub(crate) u32);
+
+impl RouteLimitId {
+    /// The index into [`Snapshot::route_limits`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// The index of a destination in one snapshot. Another snapshot numbers them anew.
@@ -75,6 +99,12 @@ impl Snapshot {
     #[must_use]
     pub fn destinations(&self) -> &[DestinationConfig] {
         &self.destinations
+    }
+
+    /// The rate limits of routes; a [`RouteLimitId`] is an index into it.
+    #[must_use]
+    pub fn route_limits(&self) -> &[RouteLimit] {
+        &self.route_limits
     }
 
     /// The destination of a name.

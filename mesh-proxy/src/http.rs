@@ -19,7 +19,7 @@ use crate::drain::Draining;
 use crate::framing::Violation;
 use crate::gate::Watch;
 use crate::hygiene::{self, Asks, Edge, Refusal};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, Received};
 use crate::served::Served;
 use crate::tunnel;
 use ::http::header::CONNECTION;
@@ -139,16 +139,20 @@ where
                 served.reported(own.begin(&request, &self.client, served.begun()));
                 own.receive(&mut request, &self.client, served.begun().started)
             }
-            None => Ok(None),
+            None => Ok(Received::default()),
         };
-        let waiting = match received {
-            Ok(None) => None,
-            Ok(Some(Admitted::Served(place))) => {
+        let Received { admitted, fields } = match received {
+            Ok(received) => received,
+            Err(error) => return self.answer(&error, None, served, close && http1),
+        };
+        served.tell(fields);
+        let waiting = match admitted {
+            None => None,
+            Some(Admitted::Served(place)) => {
                 served.admitted(place);
                 None
             }
-            Ok(Some(Admitted::Waits(waiting))) => Some(waiting),
-            Err(error) => return self.answer(&error, None, served, close && http1),
+            Some(Admitted::Waits(waiting)) => Some(waiting),
         };
         let switch = (asks == Asks::Upgrade).then(|| hyper::upgrade::on(&mut request));
         if switch.is_none() && http1 {

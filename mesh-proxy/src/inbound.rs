@@ -23,19 +23,18 @@
 //! channel, whose deadline layer keeps the expiry.
 
 use crate::config::Wanted;
-use ::http::{HeaderName, Request, Response};
+use ::http::{HeaderMap, HeaderName, Request, Response};
 use mesh_core::config::{LoadReports, ServerPolicy};
 use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{
     EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT, parse_expected_timeout, parse_grpc_timeout,
 };
-use mesh_core::rate_limit::RateLimit;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::trace_context::TRACEPARENT;
 use mesh_core::{DestinationName, Error, Swap, Timestamp};
 use mesh_tower::call::Begun;
 use mesh_tower::listen::Peer;
-use mesh_tower::rate_limit;
+use mesh_tower::rate_limit::Limit;
 use mesh_tower::report::{ASK, Form, Reports, Serving};
 use mesh_tower::server::{Admission, Admitted};
 use mesh_tower::telemetry::ServerMetrics;
@@ -66,7 +65,7 @@ pub(crate) struct Inbound {
     /// Whether the policy keeps load reports from some callers: spares the look at it.
     withholds: AtomicBool,
     policy: Swap<ServerPolicy>,
-    rate_limit: Swap<Option<RateLimit>>,
+    rate_limit: Swap<Option<Limit>>,
     admission: Arc<Admission>,
     /// What callers that may have load reports are told.
     reports: Arc<Reports>,
@@ -75,13 +74,22 @@ pub(crate) struct Inbound {
     metrics: Arc<ServerMetrics>,
 }
 
+/// A call that is not refused.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Its place, to be kept until it is over, or what waits for one; `None`: calls are not counted.
+    pub(crate) admitted: Option<Admitted>,
+    /// For its answer.
+    pub(crate) fields: Option<Box<HeaderMap>>,
+}
+
 impl Inbound {
     fn new(policy: &Arc<ServerPolicy>, metrics: &Arc<ServerMetrics>) -> Self {
         Self {
             asks: asks(policy).into(),
             withholds: withholds(policy).into(),
             policy: Arc::clone(policy).into(),
-            rate_limit: Swap::new(policy.rate_limit.as_ref().map(RateLimit::new)),
+            rate_limit: Swap::new(policy.rate_limit.as_ref().map(Limit::new)),
             admission: Arc::new(Admission::new(policy)),
             reports: Arc::default(),
             tells_all: (policy.load_reports == LoadReports::Always).into(),
@@ -95,7 +103,7 @@ impl Inbound {
         if **policy != *old {
             // What buckets hold stays, unless the limit changes.
             if policy.rate_limit != old.rate_limit {
-                self.rate_limit.store(policy.rate_limit.as_ref().map(RateLimit::new));
+                self.rate_limit.store(policy.rate_limit.as_ref().map(Limit::new));
             }
             self.policy.store_shared(Arc::clone(policy));
             self.admission.reconfigure(policy);
@@ -133,8 +141,7 @@ impl Inbound {
             && (peer.identity().is_none() || self.policy.load().load_reports == LoadReports::Never)
     }
 
-    /// Applies the policy to a call that began at `started`; a place that is returned is to be kept
-    /// until the call is over. `None`: calls are not counted.
+    /// Applies the policy to a call that began at `started`.
     ///
     /// # Errors
     /// When as many calls are being served as may be. Calls that began while there was no limit
@@ -144,8 +151,12 @@ impl Inbound {
         request: &mut Request<B>,
         peer: &Peer,
         started: Timestamp,
-    ) -> Result<Option<Admitted>, Error> {
-        if self.asks.load(Relaxed) { self.apply(request, peer, started) } else { Ok(None) }
+    ) -> Result<Received, Error> {
+        if self.asks.load(Relaxed) {
+            self.apply(request, peer, started)
+        } else {
+            Ok(Received::default())
+        }
     }
 
     fn apply<B>(
@@ -153,12 +164,14 @@ impl Inbound {
         request: &mut Request<B>,
         peer: &Peer,
         started: Timestamp,
-    ) -> Result<Option<Admitted>, Error> {
+    ) -> Result<Received, Error> {
         let policy = self.policy.load();
+        let mut received = Received::default();
         if policy.rate_limit.is_some()
             && let Some(limit) = &*self.rate_limit.load()
         {
-            rate_limit::inbound(limit, request, Some(peer), &self.metrics, started)
+            received.fields = limit
+                .inbound(request, Some(peer), &self.metrics, started)
                 .inspect_err(|over| self.metrics.shed(over.kind()))?;
         }
         if self.withholds_reports(peer) {
@@ -180,13 +193,14 @@ impl Inbound {
             request.extensions_mut().insert(Expiry(started + timeout));
         }
         if policy.max_requests.is_none() && policy.adaptive_concurrency.is_none() {
-            return Ok(None);
+            return Ok(received);
         }
         let told = request.headers().get(CRITICALITY);
         let criticality = told.and_then(|told| Criticality::parse(told.as_bytes()));
         let expiry = expiry(request, started);
         let admitted = self.admission.admit(started, criticality.unwrap_or_default(), expiry);
-        admitted.map(Some).inspect_err(|shed| self.metrics.shed(shed.kind()))
+        received.admitted = Some(admitted.inspect_err(|shed| self.metrics.shed(shed.kind()))?);
+        Ok(received)
     }
 }
 
@@ -325,7 +339,7 @@ mod tests {
         let place = inbound(|policy| policy.drain_timeout = MS)
             .receive(&mut request, &peer(), clock::now())
             .unwrap();
-        assert!(place.is_none() && request.extensions().is_empty());
+        assert!(place.admitted.is_none() && request.extensions().is_empty());
         assert_eq!(request.headers().len(), TOLD.len());
     }
 

@@ -18,11 +18,12 @@
 
 use crate::access_log::{self, Ended};
 use crate::http::Common;
-use ::http::{Method, Request, Response, StatusCode};
+use ::http::{HeaderMap, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body::Frame;
 use mesh_core::{Error, ErrorKind, GrpcCode};
 use mesh_tower::call::Begun;
+use mesh_tower::rate_limit;
 use mesh_tower::report::{self, Serving};
 use mesh_tower::server::Place;
 use mesh_tower::telemetry::{End, MethodLabel};
@@ -53,6 +54,8 @@ pub(crate) struct Served {
     withholds_reports: bool,
     /// Counts it for our own, where there are such.
     serving: Option<Box<Serving>>,
+    /// For its answer.
+    fields: Option<Box<HeaderMap>>,
 }
 
 impl Served {
@@ -72,6 +75,7 @@ impl Served {
             place: None,
             withholds_reports: false,
             serving: None,
+            fields: None,
         }
     }
 
@@ -91,6 +95,11 @@ impl Served {
             serving.waited();
         }
         self.admitted(place);
+    }
+
+    /// Fields that the endpoint's answer is to carry.
+    pub(crate) fn tell(&mut self, fields: Option<Box<HeaderMap>>) {
+        self.fields = fields;
     }
 
     /// It has a place, to be given back when it is over.
@@ -123,6 +132,9 @@ impl Served {
         }
         if let Some(serving) = &mut self.serving {
             serving.head(response);
+        }
+        if let Some(fields) = &self.fields {
+            rate_limit::tell(fields, response.headers_mut());
         }
         let status = response.status();
         self.status = Some(status);

@@ -55,6 +55,10 @@ pub fn response<B: From<Bytes>>(error: &Error, grpc: bool) -> Response<B> {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
         response
     };
+    for (name, value) in error.fields().into_iter().flatten() {
+        // What does not fit any more is left out.
+        let _ = response.headers_mut().try_append(name.clone(), value.clone());
+    }
     response.headers_mut().insert(PROXY_STATUS, proxy_status(error));
     match error.kind() {
         ErrorKind::RateLimited => response.headers_mut().insert(RATE_LIMITED, TRUE),

@@ -17,6 +17,7 @@ use crate::deadline::Sent;
 use crate::destination::Destination;
 use crate::draws::CallDraws;
 use crate::guard::Guard;
+use crate::rate_limit::Limit;
 use crate::telemetry::DestinationMetrics;
 use http::Request;
 use mesh_core::deadline::Expiry;
@@ -57,6 +58,8 @@ pub struct Call {
     pub options: Option<Arc<CallOptions>>,
     /// Whether it is a gRPC call.
     pub grpc: bool,
+    /// The rate limit of its route, where that has one of its own.
+    pub(crate) rate_limit: Option<Arc<Limit>>,
     /// What it shares with the other calls of its destination.
     pub shared: Option<Arc<Shared>>,
     /// The rule that matched.
@@ -116,6 +119,7 @@ impl Call {
             tried: Vec::new(),
             options: None,
             grpc,
+            rate_limit: None,
             shared: None,
             rule: None,
             subset: None,

@@ -9,15 +9,16 @@
 //! `UNAVAILABLE`; a call that failed on its way, or ran out of time, was not taken on. A call that
 //! its caller gave up says nothing, and counts as taken on.
 //!
-//! Cost: two looks at the policy where neither is on. A box per call where throttling is.
+//! Cost: two looks at the policy where neither is on. A box per call where throttling is, or answers
+//! tell of a rate limit.
 //! Algorithms: [`mesh_core::rate_limit`], [`mesh_core::throttle`].
 
-use crate::call::Call;
+use crate::call::{Call, Shared};
+use crate::clock;
 use crate::draws::{CallDraws, Decision};
-use crate::{clock, rate_limit};
-use http::{Request, Response, StatusCode};
+use crate::rate_limit::{self, Limit};
+use http::{HeaderMap, Request, Response, StatusCode};
 use mesh_core::criticality::{CRITICALITY, Criticality};
-use mesh_core::rate_limit::RateLimit;
 use mesh_core::throttle::Throttle;
 use mesh_core::{Error, ErrorKind, GrpcCode, Policy, Swap};
 use std::fmt;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 /// The state of one destination.
 pub(crate) struct Guard {
-    rate_limit: Swap<Option<RateLimit>>,
+    rate_limit: Swap<Option<Limit>>,
     throttle: Swap<Option<Arc<Throttle>>>,
 }
 
@@ -46,8 +47,8 @@ impl Guard {
     }
 }
 
-fn limit(policy: &Policy) -> Option<RateLimit> {
-    policy.rate_limit.as_ref().map(RateLimit::new)
+fn limit(policy: &Policy) -> Option<Limit> {
+    policy.rate_limit.as_ref().map(Limit::new)
 }
 
 fn throttle(policy: &Policy) -> Option<Arc<Throttle>> {
@@ -60,32 +61,71 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// Asks whether a call may leave; what is returned is to be told how it ended.
-pub(crate) fn ask<B>(call: &Call, request: &Request<B>) -> Result<Option<Box<Asked>>, Error> {
+/// Asks what refuses calls whether this one may leave. What it returns is to hear of the answer.
+///
+/// # Errors
+/// The refusal, which is counted.
+pub(crate) fn ask<B>(call: &Call, request: &Request<B>) -> Result<Option<Box<Held>>, Error> {
     let policy = &call.policy;
     if policy.rate_limit.is_none() && policy.throttle.is_none() {
         return Ok(None);
     }
     let Some(shared) = call.shared.as_deref() else { return Ok(None) };
-    let checked = match &*shared.guard.rate_limit.load() {
-        Some(limit) => rate_limit::outbound(limit, request, call.draws, &shared.metrics),
-        None => Ok(()),
-    };
-    let asked = checked.and_then(|()| match &*shared.guard.throttle.load() {
-        Some(throttle) => Asked::begin(throttle, request, call.draws).map(Some),
-        None => Ok(None),
-    });
-    asked.inspect_err(|refusal| shared.metrics.shed(refusal.kind())).map_err(|refusal| match &call
-        .destination
-    {
-        Some(destination) => refusal.with_destination(destination.label().clone()),
-        None => refusal,
+    let held = hold(call, shared, request);
+    held.inspect_err(|refusal| shared.metrics.shed(refusal.kind())).map_err(|refusal| {
+        match &call.destination {
+            Some(destination) => refusal.with_destination(destination.label().clone()),
+            None => refusal,
+        }
     })
+}
+
+fn hold<B>(call: &Call, shared: &Shared, request: &Request<B>) -> Result<Option<Box<Held>>, Error> {
+    let fields = match (&call.policy.rate_limit, &call.rate_limit) {
+        (None, _) => None,
+        (Some(_), Some(of_route)) => of_route.outbound(request, call.draws, &shared.metrics)?,
+        (Some(_), None) => match &*shared.guard.rate_limit.load() {
+            Some(limit) => limit.outbound(request, call.draws, &shared.metrics)?,
+            None => None,
+        },
+    };
+    let throttled = match &*shared.guard.throttle.load() {
+        Some(throttle) => Some(Asked::begin(throttle, request, call.draws)?),
+        None => None,
+    };
+    let nothing = fields.is_none() && throttled.is_none();
+    Ok((!nothing).then(|| Box::new(Held { fields, throttled })))
+}
+
+/// What is to be done for a call once its answer is there.
+#[derive(Debug)]
+pub(crate) struct Held {
+    fields: Option<Box<HeaderMap>>,
+    throttled: Option<Asked>,
+}
+
+impl Held {
+    /// The destination answered.
+    pub(crate) fn answered<B>(self, response: &mut Response<B>) {
+        if let Some(asked) = self.throttled {
+            asked.answered(response);
+        }
+        if let Some(fields) = &self.fields {
+            rate_limit::tell(fields, response.headers_mut());
+        }
+    }
+
+    /// The call failed.
+    pub(crate) fn failed(self, error: &Error) {
+        if let Some(asked) = self.throttled {
+            asked.failed(error);
+        }
+    }
 }
 
 /// A call that throttling counts.
 #[derive(Debug)]
-pub(crate) struct Asked {
+struct Asked {
     throttle: Arc<Throttle>,
     level: Criticality,
     accepted: bool,
@@ -96,19 +136,19 @@ impl Asked {
         throttle: &Arc<Throttle>,
         request: &Request<B>,
         draws: CallDraws,
-    ) -> Result<Box<Self>, Error> {
+    ) -> Result<Self, Error> {
         let told = request.headers().get(CRITICALITY);
         let told = told.and_then(|told| Criticality::parse(told.as_bytes()));
         let level = told.unwrap_or_default();
         if throttle.ask(level, clock::now(), &mut draws.of(Decision::Throttle)) {
-            return Ok(Box::new(Self { throttle: throttle.clone(), level, accepted: true }));
+            return Ok(Self { throttle: throttle.clone(), level, accepted: true });
         }
         let why = "throttled here: the destination refuses most calls of this criticality";
         Err(Error::new(ErrorKind::Shed, why))
     }
 
     /// The destination answered.
-    pub(crate) fn answered<B>(mut self, response: &Response<B>) {
+    fn answered<B>(mut self, response: &Response<B>) {
         let refused = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         let code = GrpcCode::from_headers(response.headers());
         let busy = [GrpcCode::RESOURCE_EXHAUSTED, GrpcCode::UNAVAILABLE];
@@ -117,7 +157,7 @@ impl Asked {
     }
 
     /// The call failed.
-    pub(crate) fn failed(mut self, error: &Error) {
+    fn failed(mut self, error: &Error) {
         // What never got as far as an endpoint is no word of the destination.
         self.accepted = error.failure().is_none();
     }

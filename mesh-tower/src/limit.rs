@@ -36,7 +36,7 @@
 //! ```
 
 use crate::call::{self, Call};
-use crate::guard::{self, Asked};
+use crate::guard::{self, Held};
 use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -113,8 +113,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let pinned = call::pinned(&request);
-        let asked = match pinned.map_or(Ok(None), |call| guard::ask(call, &request)) {
-            Ok(asked) => asked,
+        let held = match pinned.map_or(Ok(None), |call| guard::ask(call, &request)) {
+            Ok(held) => held,
             Err(refusal) => return ResponseFuture::refused(refusal),
         };
         let limits = pinned.and_then(Call::limits).unwrap_or(&self.limits);
@@ -122,7 +122,7 @@ where
             Ok(permit) => ResponseFuture {
                 inner: Some(self.inner.call(request)),
                 permit: Some(permit),
-                asked,
+                held,
                 refusal: None,
             },
             Err(overflow) => {
@@ -147,14 +147,14 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         permit: Option<Permit>,
-        asked: Option<Box<Asked>>,
+        held: Option<Box<Held>>,
         refusal: Option<Error>,
     }
 }
 
 impl<F> ResponseFuture<F> {
     const fn refused(refusal: Error) -> Self {
-        Self { inner: None, permit: None, asked: None, refusal: Some(refusal) }
+        Self { inner: None, permit: None, held: None, refusal: Some(refusal) }
     }
 }
 
@@ -174,11 +174,11 @@ where
                 None => Poll::Pending,
             };
         };
-        let answer = ready!(inner.poll(cx)).map_err(Into::into);
-        if let Some(asked) = this.asked.take() {
-            match &answer {
-                Ok(response) => asked.answered(response),
-                Err(error) => asked.failed(error),
+        let mut answer = ready!(inner.poll(cx)).map_err(Into::into);
+        if let Some(held) = this.held.take() {
+            match &mut answer {
+                Ok(response) => held.answered(response),
+                Err(error) => held.failed(error),
             }
         }
         let response = answer?;

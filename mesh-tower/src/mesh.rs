@@ -17,6 +17,7 @@ use crate::draws::{CallDraws, Decision};
 use crate::listen::Listener;
 use crate::mirror;
 use crate::plain::Plain;
+use crate::rate_limit::Limit;
 use crate::server::{self, ServerLayer};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -68,9 +69,27 @@ struct Shared {
 struct Live {
     snapshot: Arc<Snapshot>,
     destinations: Vec<Arc<Destination>>,
+    /// Those of routes, in the order of the snapshot.
+    limits: Vec<Arc<Limit>>,
 }
 
 impl Live {
+    /// The rate limits of a snapshot: those that are the same as before keep what they counted.
+    fn limits_of(&self, snapshot: &Snapshot) -> Vec<Arc<Limit>> {
+        let mut known: HashMap<&str, Vec<_>> = HashMap::new();
+        for (written, limit) in self.snapshot.route_limits().iter().zip(&self.limits) {
+            known.entry(&written.route).or_default().push((&written.config, limit));
+        }
+        let made = snapshot.route_limits().iter().map(|written| {
+            let known = known.get(&*written.route).into_iter().flatten();
+            match known.into_iter().find(|(config, _)| **config == written.config) {
+                Some((_, limit)) => Arc::clone(limit),
+                None => Arc::new(Limit::new(&written.config)),
+            }
+        });
+        made.collect()
+    }
+
     fn at(&self, id: DestinationId) -> Option<&Arc<Destination>> {
         self.destinations.get(id.index())
     }
@@ -104,6 +123,9 @@ impl Live {
         call.rule = Some(routed.rule.clone());
         call.filters = routed.backend.filters.clone();
         call.subset = routed.backend.subset.clone();
+        if let Some(id) = routed.backend.rate_limit {
+            call.rate_limit = self.limits.get(id.index()).cloned();
+        }
         Ok(call)
     }
 }
@@ -434,7 +456,11 @@ impl Mesh {
         server_tls: Option<Arc<tls::Server>>,
         service: Option<DestinationName>,
     ) -> Self {
-        let live = Live { snapshot: Arc::new(Snapshot::empty()), destinations: Vec::new() };
+        let live = Live {
+            snapshot: Arc::new(Snapshot::empty()),
+            destinations: Vec::new(),
+            limits: Vec::new(),
+        };
         let shared = Shared {
             live: Swap::new(live),
             plain: Plain::new(environment.clone(), metrics.clone()),
@@ -507,7 +533,8 @@ impl Shared {
             })
             .collect();
         let policy = snapshot.default_policy().clone();
-        self.live.store(Live { snapshot: Arc::new(snapshot), destinations });
+        let limits = old.limits_of(&snapshot);
+        self.live.store(Live { snapshot: Arc::new(snapshot), destinations, limits });
         self.plain.reconfigure(&policy);
         Ok(())
     }

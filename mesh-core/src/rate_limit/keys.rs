@@ -31,6 +31,16 @@ impl Keys {
         Self((0..rows).map(|_| Mutex::default()).collect())
     }
 
+    /// When the bucket of a key is full; 0 if it is not there.
+    pub(super) fn get(&self, key: u64) -> u64 {
+        let mut at = 0;
+        self.update(key, |full_at| {
+            at = full_at;
+            None
+        });
+        at
+    }
+
     /// Changes the bucket of a key, from 0 if it is not there; whether `change` agreed.
     pub(super) fn update(&self, key: u64, change: impl FnOnce(u64) -> Option<u64>) -> bool {
         // Multiply and shift, so that rows are equally likely.

@@ -236,3 +236,45 @@ fn absurd_rates_are_bounded_and_never_panic() {
         }
     }
 }
+
+#[test]
+fn callers_are_told_of_the_tightest_limit_that_applies_if_they_are_told_at_all() {
+    let gold = Some("gold");
+    let silent = Config {
+        token_bucket: Some(bucket(10, 1, 1000)),
+        descriptors: vec![descriptor(
+            &[entry(By::Header, Some("x-tenant"), gold)],
+            bucket(4, 1, 60_000),
+        )],
+        ..Config::default()
+    };
+    let told = |limit: &RateLimit, call: &Request<()>, now| {
+        limit.told(&Asked::new(call.headers(), call.method(), "/"), now)
+    };
+    let (plain, tenant) = (request("/", &[]), request("/", &[("x-tenant", "gold")]));
+    let limit = RateLimit::new(&silent);
+    assert_eq!(pass(&limit, &plain, 1, at(0)), 1);
+    assert_eq!(told(&limit, &plain, at(0)), None);
+
+    let spoken = XRatelimitHeaders::DraftVersion03;
+    let limit = RateLimit::new(&Config { enable_x_ratelimit_headers: spoken, ..silent });
+    assert_eq!(told(&limit, &plain, at(0)), Some(Told { limit: 10, remaining: 10, reset: 0 }));
+    assert_eq!(pass(&limit, &plain, 3, at(0)), 3);
+    assert_eq!(told(&limit, &plain, at(0)), Some(Told { limit: 10, remaining: 7, reset: 3 }));
+    assert_eq!(told(&limit, &plain, at(1)), Some(Told { limit: 10, remaining: 7, reset: 3 }));
+    assert_eq!(told(&limit, &plain, at(1000)), Some(Told { limit: 10, remaining: 8, reset: 2 }));
+    assert_eq!(pass(&limit, &tenant, 9, at(0)), 4);
+    assert_eq!(told(&limit, &tenant, at(0)), Some(Told { limit: 4, remaining: 0, reset: 240 }));
+    assert_eq!(told(&limit, &plain, at(0)), Some(Told { limit: 10, remaining: 3, reset: 7 }));
+
+    let mut fields = http::HeaderMap::new();
+    fields.insert("x-ratelimit-limit", "1".parse().expect("a value"));
+    told(&limit, &tenant, at(0)).expect("told").write("", &mut fields);
+    let written = |name: &str| fields.get_all(name).iter().collect::<Vec<_>>();
+    assert_eq!(written("x-ratelimit-limit"), ["4"]);
+    assert_eq!(written("x-ratelimit-remaining"), ["0"]);
+    assert_eq!(written("x-ratelimit-reset"), ["240"]);
+    let config = Config { enable_x_ratelimit_headers: spoken, ..Config::default() };
+    let text = serde_json::to_string(&config).expect("plain");
+    assert!(text.contains(r#""enableXRatelimitHeaders":"DraftVersion03""#), "{text}");
+}

@@ -23,7 +23,7 @@ use crate::draw::Draw;
 use crate::hash::{self, Split};
 use crate::pick::Labels;
 use crate::policy::Policy;
-use crate::snapshot::{DestinationId, Routed, Unrouted};
+use crate::snapshot::{DestinationId, RouteLimitId, Routed, Unrouted};
 use http::{HeaderMap, Method};
 use std::sync::Arc;
 
@@ -158,6 +158,8 @@ pub struct Backend {
     pub filters: Option<Arc<Filters>>,
     /// Labels of the endpoints that take the calls, the preferred first; `None`: any endpoint.
     pub subset: Option<Arc<[Labels]>>,
+    /// The rate limit of the route, where it has one of its own: in place of the destination's.
+    pub rate_limit: Option<RouteLimitId>,
 }
 
 /// A match with the rule it selects.

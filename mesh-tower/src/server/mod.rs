@@ -38,15 +38,15 @@ pub use context::Context;
 pub use mesh_core::config::ServerPolicy as Config;
 
 use crate::listen::Peer;
+use crate::rate_limit::Limit;
 use crate::report::Reports;
 use crate::telemetry::{Metrics, ServerMetrics};
-use crate::{BoxError, clock, fields, rate_limit};
+use crate::{BoxError, clock, fields};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
 use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::deadline::{self, EXPECTED_TIMEOUT, Expiry, GRPC_TIMEOUT};
-use mesh_core::rate_limit::RateLimit;
 use mesh_core::trace_context::{TRACEPARENT, TraceContext};
 use mesh_core::{Error, ErrorKind, Timestamp};
 use pin_project_lite::pin_project;
@@ -84,7 +84,7 @@ pub struct ServerLayer {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    rate_limit: Option<RateLimit>,
+    rate_limit: Option<Limit>,
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
     reports: Arc<Reports>,
@@ -102,7 +102,7 @@ impl ServerLayer {
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
         let metrics = metrics.server().clone();
         let admission = Arc::new(Admission::new(&config));
-        let rate_limit = config.rate_limit.as_ref().map(RateLimit::new);
+        let rate_limit = config.rate_limit.as_ref().map(Limit::new);
         let reports = Arc::default();
         Self { shared: Arc::new(Shared { config, rate_limit, admission, metrics, reports }) }
     }
@@ -134,15 +134,17 @@ impl Default for ServerLayer {
 }
 
 impl Shared {
-    /// Why the request is refused, if it is over a rate limit.
-    fn over_rate<B>(
+    /// Holds the request against the rate limit; returns fields for its answer.
+    fn limit<B>(
         &self,
         request: &Request<B>,
         context: &Context,
         now: Timestamp,
-    ) -> Option<Error> {
-        let limit = self.rate_limit.as_ref()?;
-        rate_limit::inbound(limit, request, context.peer.as_ref(), &self.metrics, now).err()
+    ) -> Result<Option<Box<HeaderMap>>, Error> {
+        match &self.rate_limit {
+            Some(limit) => limit.inbound(request, context.peer.as_ref(), &self.metrics, now),
+            None => Ok(None),
+        }
     }
 
     /// Answers a request that is about the server's load and nothing else.
@@ -202,12 +204,16 @@ where
         }
         let now = clock::now();
         let (context, refusal) = read(&shared.config, &request, now);
-        let refusal = refusal.or_else(|| shared.over_rate(&request, &context, now));
+        let limited = match refusal {
+            None => shared.limit(&request, &context, now),
+            Some(refusal) => Err(refusal),
+        };
         let expiry = context.expiry;
         let criticality = context.criticality.unwrap_or_default();
         let mut record = Record::new(shared, &request, now, context);
-        if let Some(refusal) = refusal {
-            return shared.refuse(record, refusal);
+        match limited {
+            Ok(fields) => record.tell(fields),
+            Err(refusal) => return shared.refuse(record, refusal),
         }
         let waiting = match shared.admission.admit(now, criticality, expiry) {
             Ok(Admitted::Served(place)) => {

@@ -11,6 +11,7 @@
 use super::admission::Place;
 use super::{Context, Shared, panicked};
 use crate::clock;
+use crate::rate_limit;
 use crate::report::{Form, Serving};
 use crate::telemetry::{End, ServerMetrics};
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub(super) struct Record {
     own: bool,
     /// Bytes of the body still to come, if the head announced how many there are.
     left: Option<u64>,
+    /// For its answer.
+    fields: Option<Box<HeaderMap>>,
     /// Counts it for the load reports.
     serving: Option<Serving>,
     /// Among those being served; `None` for one that was refused, or still waits.
@@ -89,6 +92,7 @@ impl Record {
             complete: false,
             own: false,
             left: None,
+            fields: None,
             serving,
             place: None,
         }
@@ -100,6 +104,11 @@ impl Record {
 
     pub(super) fn is_grpc(&self) -> bool {
         self.grpc
+    }
+
+    /// Fields that its answer is to carry.
+    pub(super) fn tell(&mut self, fields: Option<Box<HeaderMap>>) {
+        self.fields = fields;
     }
 
     /// It has a place.
@@ -138,6 +147,9 @@ impl Record {
     pub(super) fn head<B>(&mut self, response: &mut Response<B>) {
         if let Some(serving) = &mut self.serving {
             serving.head(response);
+        }
+        if let Some(fields) = &self.fields {
+            rate_limit::tell(fields, response.headers_mut());
         }
         self.note(response);
     }

@@ -3,6 +3,7 @@
 use super::{LIMIT, mesh, policy, service};
 use axum::{Router, routing::get};
 use http::{HeaderMap, Request, StatusCode};
+use mesh_core::config::Source;
 use mesh_tower::criticality::{CRITICALITY, Criticality};
 use mesh_tower::server::ServerLayer;
 use mesh_tower::{Body, CallOptions, Error, ErrorKind, Listener, Mesh};
@@ -167,4 +168,115 @@ async fn a_handler_hands_the_criticality_on_to_the_calls_it_makes() {
         let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("whole");
         assert_eq!(body.to_bytes(), expected);
     }
+}
+
+fn route(name: &str, path: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+         metadata: {{ name: {name} }}\nspec:\n  parentRefs: [{{ kind: Service, name: back }}]\n  rules:\n  \
+         - {{ matches: [{{ path: {{ value: {path} }} }}], backendRefs: [{{ name: back }}, {{ name: other }}] }}\n"
+    )
+}
+
+fn of_route(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: mesh/v1\nkind: TrafficPolicy\nmetadata: {{ name: {name} }}\n\
+         spec: {{ targetRef: {{ kind: HTTPRoute, name: {name} }}, {spec} }}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_route_has_buckets_of_its_own_which_outlive_a_configuration_that_keeps_them() {
+    let endpoint = ScriptedEndpoint::http1(Reply::status(200)).await;
+    let services = format!(
+        "{}{}",
+        service("back", &[endpoint.address()]),
+        service("other", &[endpoint.address()])
+    );
+    let limit = |most: u32| {
+        format!(
+            "rateLimit: {{ enableXRatelimitHeaders: DraftVersion03, \
+             tokenBucket: {{ maxTokens: {most}, fillInterval: 1h }} }}"
+        )
+    };
+    let with = |of_search: u32| {
+        let services = services.trim_end_matches("---\n");
+        [
+            &*policy(&limit(3)),
+            services,
+            &route("search", "/search"),
+            &route("items", "/items"),
+            &of_route("search", &limit(of_search)),
+        ]
+        .concat()
+    };
+    let mesh = mesh(&with(2));
+    let told = |path: &'static str| {
+        let mesh = mesh.clone();
+        async move {
+            let uri = format!("http://back{path}");
+            let response = mesh
+                .http()
+                .oneshot(Request::get(uri).body(Body::empty()).expect("valid"))
+                .await
+                .map_err(|error| (error.kind(), error.fields().cloned().unwrap_or_default()));
+            let read = |fields: &HeaderMap| {
+                let value = |name| fields.get(name)?.to_str().ok()?.parse::<u64>().ok();
+                ["x-ratelimit-limit", "x-ratelimit-remaining"].map(|name| value(name).unwrap_or(99))
+            };
+            match response {
+                Ok(response) => Ok(read(response.headers())),
+                Err((ErrorKind::RateLimited, fields)) => Err(read(&fields)),
+                Err((other, _)) => panic!("{other:?}"),
+            }
+        }
+    };
+    // The two destinations of the route share what is the route's.
+    assert_eq!(told("/search").await, Ok([2, 1]));
+    assert_eq!(told("/search").await, Ok([2, 0]));
+    assert_eq!(told("/search").await, Err([2, 0]));
+    // The other route has no limit of its own: each destination's holds.
+    for _ in 0..2 {
+        assert!(told("/items").await.is_ok());
+    }
+
+    mesh.configure(&[Source::new("test", with(2))]).expect("the same again");
+    assert_eq!(told("/search").await, Err([2, 0]), "what was counted stays");
+    mesh.configure(&[Source::new("test", with(5))]).expect("another limit");
+    assert_eq!(told("/search").await, Ok([5, 4]), "a new bucket is full");
+    assert_eq!(endpoint.calls(), 5);
+}
+
+#[tokio::test]
+async fn of_an_inbound_limit_callers_are_told_with_each_answer() {
+    let layer = receiving(
+        "rateLimit: { enableXRatelimitHeaders: DraftVersion03, \
+         rateLimitedAsResourceExhausted: false, \
+         tokenBucket: { maxTokens: 1, fillInterval: 10s } }",
+    );
+    let back = serve(Router::new().route("/", get(async || "hello")), layer).await;
+    let mesh = mesh(&service("back", &[back]));
+    let mut seen = Vec::new();
+    for grpc in [false, false, true] {
+        let mut request = Request::get("http://back/");
+        if grpc {
+            request = request.header("content-type", "application/grpc");
+        }
+        let request = request.body(Body::empty()).expect("valid");
+        let response = mesh.http().oneshot(request).await.expect("an answer");
+        let field = |name| {
+            response
+                .headers()
+                .get(name)
+                .map_or("-", |value| value.to_str().expect("text"))
+                .to_owned()
+        };
+        seen.push((
+            response.status().as_u16(),
+            ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "grpc-status"]
+                .map(field),
+        ));
+    }
+    let told = |code: &str| ["1", "0", "10", code].map(str::to_owned);
+    assert_eq!(seen, [(200, told("-")), (429, told("-")), (200, told("14"))]);
 }

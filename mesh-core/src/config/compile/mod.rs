@@ -23,7 +23,7 @@ use super::source::Location;
 use super::tree::Node;
 use crate::name::DestinationName;
 use crate::policy::Policy;
-use crate::snapshot::{DestinationConfig, DestinationId, Snapshot};
+use crate::snapshot::{DestinationConfig, DestinationId, RouteLimit, Snapshot};
 use chains::Chains;
 use policies::Levels;
 use std::collections::{HashMap, HashSet};
@@ -45,6 +45,7 @@ pub fn compile(documents: &Documents, version: u64) -> Result<Snapshot, Errors> 
         levels: Levels::default(),
         warned: HashSet::new(),
         chains: Chains::default(),
+        route_limits: Vec::new(),
     };
     let mut snapshot = Snapshot { version, ..Snapshot::default() };
     compiler.names();
@@ -53,6 +54,7 @@ pub fn compile(documents: &Documents, version: u64) -> Result<Snapshot, Errors> 
     compiler.chains(&snapshot);
     compiler.routes(&mut snapshot);
     compiler.listeners(&mut snapshot);
+    snapshot.route_limits = std::mem::take(&mut compiler.route_limits);
     let failed = compiler.problems.iter().any(Problem::is_error);
     let diagnostics = resolve(&documents.sources, compiler.problems);
     if failed {
@@ -75,6 +77,8 @@ struct Compiler<'a> {
     warned: HashSet<Location>,
     /// What Consul's entries say of services.
     chains: Chains<'a>,
+    /// The rate limits of routes so far.
+    route_limits: Vec<RouteLimit>,
 }
 
 impl<'a> Compiler<'a> {

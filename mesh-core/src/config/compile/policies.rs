@@ -18,12 +18,13 @@ use std::sync::Arc;
 
 /// Keys of a policy that concern one call. The others concern what all calls to a destination
 /// share, and cannot differ by route.
-const PER_CALL: [&str; 8] = [
+const PER_CALL: [&str; 9] = [
     "affinity",
     "criticality",
     "fault",
     "hash",
     "hedge",
+    "rateLimit",
     "retry",
     "timeouts",
     "trustRequestHeaders",
@@ -126,6 +127,13 @@ impl Compiler<'_> {
             return;
         }
         self.per_call(node);
+        if let (Kind::TcpRoute, Some(limit)) = (route, node.get("rateLimit")) {
+            self.problems.push(
+                Problem::error("a TCPRoute carries no calls that `rateLimit` could count")
+                    .at(limit.at)
+                    .help("`limits.maxConnections` of the Service bounds connections"),
+            );
+        }
         let known: Vec<&str> = self
             .objects(route)
             .filter(|known| known.namespace == object.namespace)

@@ -15,7 +15,7 @@ use super::{Compiler, Problem, destination};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::route::filter::{Answer, PathEdit};
 use crate::route::{Backend, Entries, Entry, Match, PathMatch, Rule, covers};
-use crate::snapshot::{DestinationConfig, DestinationId, Snapshot};
+use crate::snapshot::{DestinationConfig, DestinationId, RouteLimit, RouteLimitId, Snapshot};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -335,7 +335,10 @@ impl Compiler<'_> {
             shares.push((weight, self.behind(snapshot, backend, &overlaid)));
         }
         let told = shares.len();
-        let backends = self.spread(shares, at);
+        let mut backends = self.spread(shares, at);
+        if overlaid.get("rateLimit").is_some() {
+            backends.iter_mut().for_each(|backend| self.limited(object, backend));
+        }
         if told < refs.len() || refs.is_empty() {
             return None;
         }
@@ -412,7 +415,16 @@ impl Compiler<'_> {
         let (weight, filters, subset) = (1, None, None);
         if matches!(&overlaid.value, Value::Map(entries) if entries.is_empty()) {
             let (policy, origins) = (target.policy.clone(), target.origins.clone());
-            return Backend { destination: id, weight, policy, origins, filters, subset };
+            let rate_limit = None;
+            return Backend {
+                destination: id,
+                weight,
+                policy,
+                origins,
+                filters,
+                subset,
+                rate_limit,
+            };
         }
         let mut merged = self.levels.of_destination(&target.name);
         overlay(&mut merged, overlaid);
@@ -420,7 +432,8 @@ impl Compiler<'_> {
         // What `appProtocol` decided is no value that is merged.
         Arc::make_mut(&mut policy).protocol = target.policy.protocol;
         Arc::make_mut(&mut origins).insert("protocol".to_owned(), target.origins.of("protocol"));
-        Backend { destination: id, weight, policy, origins, filters, subset }
+        let rate_limit = None;
+        Backend { destination: id, weight, policy, origins, filters, subset, rate_limit }
     }
 
     /// What a destination of a rule is in the end, by the chain behind it.
@@ -442,6 +455,20 @@ impl Compiler<'_> {
             Some((share, Backend { subset, filters, ..backend }))
         });
         leaves.collect()
+    }
+
+    /// Gives a destination of a rule the rate limit of its route, which all with the same settings
+    /// share.
+    fn limited(&mut self, object: &Object, backend: &mut Backend) {
+        let Some(config) = &backend.policy.rate_limit else { return };
+        let route = format!("{} {}/{}", object.kind.name(), object.namespace, object.name.value);
+        let limit = RouteLimit { route: route.into(), config: config.clone() };
+        let known = self.route_limits.iter().position(|known| *known == limit);
+        let index = known.unwrap_or(self.route_limits.len());
+        if known.is_none() {
+            self.route_limits.push(limit);
+        }
+        backend.rate_limit = u32::try_from(index).ok().map(RouteLimitId);
     }
 
     /// The destinations of a rule with their weights: as they are written where nothing is behind
@@ -675,8 +702,9 @@ fn implicit(
     origin: &Origin,
 ) -> Arc<Rule> {
     let (policy, origins) = (policy.clone(), origins.clone());
-    let (filters, subset) = (None, None);
-    let backend = Backend { destination: id, weight: 1, policy, origins, filters, subset };
+    let (filters, subset, rate_limit) = (None, None, None);
+    let backend =
+        Backend { destination: id, weight: 1, policy, origins, filters, subset, rate_limit };
     let label = format!("{name}/default");
     Arc::new(Rule::new(label.into(), vec![Match::any()], vec![backend], origin.clone()))
 }

@@ -36,6 +36,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+pub mod global;
 mod keys;
 mod told;
 
@@ -55,6 +56,9 @@ pub struct Config {
     pub token_bucket: Option<TokenBucket>,
     /// Bounds the calls that have something in common, at most 64. None.
     pub descriptors: Vec<Descriptor>,
+    /// Asks a service that counts for all who call, once the limits above let a call pass. None.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<global::Config>,
     /// Buckets that each descriptor may have at once, 1 to 1,000,000, 18 bytes each: beyond, those
     /// nearest to full are forgotten. 10,000.
     pub max_keys: u32,
@@ -99,6 +103,7 @@ impl Default for Config {
         Self {
             token_bucket: None,
             descriptors: Vec::new(),
+            global: None,
             max_keys: 10_000,
             enabled: 100,
             enforced: 100,
@@ -218,17 +223,51 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// Its path, without query.
     pub path: &'a str,
+    /// Its query, without the question mark.
+    pub query: Option<&'a str>,
+    /// What it names as `host` or `host:port`.
+    pub authority: Option<&'a str>,
     /// Who sent it, if that is proved.
     pub identity: Option<&'a str>,
     /// Where it came from.
     pub address: Option<IpAddr>,
+    /// Our own service.
+    pub service: Option<&'a str>,
+    /// The service that is called.
+    pub destination: Option<&'a str>,
 }
 
 impl<'a> Asked<'a> {
     /// A call whose sender is not known.
     #[must_use]
     pub const fn new(headers: &'a HeaderMap, method: &'a Method, path: &'a str) -> Self {
-        Self { headers, method, path, identity: None, address: None }
+        Self {
+            headers,
+            method,
+            path,
+            query: None,
+            authority: None,
+            identity: None,
+            address: None,
+            service: None,
+            destination: None,
+        }
+    }
+
+    /// The rest of its target.
+    #[must_use]
+    pub const fn target(mut self, authority: Option<&'a str>, query: Option<&'a str>) -> Self {
+        self.authority = authority;
+        self.query = query;
+        self
+    }
+
+    /// Our own service, and the one that is called.
+    #[must_use]
+    pub const fn between(mut self, service: Option<&'a str>, destination: Option<&'a str>) -> Self {
+        self.service = service;
+        self.destination = destination;
+        self
     }
 
     /// Who sent it: a proved identity, and an address.

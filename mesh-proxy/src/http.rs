@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! hyper ─► refused by the gate? ─► hygiene ─► server policy ─► stack ─► hygiene ─► hyper
-//!               │ 400                │ 4xx      │ waits, 503    │ error: the answer that tells of it
+//!               │ 400                │ 4xx      │ waits, 429    │ error: the answer that tells of it
 //!               └────────────────────┴──────────┴───────────────┴─► close, where the framing is in doubt
 //! ```
 //!
@@ -19,7 +19,7 @@ use crate::drain::Draining;
 use crate::framing::Violation;
 use crate::gate::Watch;
 use crate::hygiene::{self, Asks, Edge, Refusal};
-use crate::inbound::{Inbound, Received};
+use crate::inbound::{self, Inbound, Received};
 use crate::served::Served;
 use crate::tunnel;
 use ::http::header::CONNECTION;
@@ -30,6 +30,7 @@ use hyper::upgrade::OnUpgrade;
 use mesh_core::{Error, ErrorKind};
 use mesh_tower::call::Begun;
 use mesh_tower::listen::Peer;
+use mesh_tower::rate_limit::{Asker, Asking};
 use mesh_tower::server::{Admitted, Place, Waiting};
 use mesh_tower::telemetry::ServerMetrics;
 use mesh_tower::{Body, Channel, answer, clock};
@@ -51,6 +52,11 @@ pub(crate) trait Stack: Service<Request<Body>> + Clone {
 
     /// The same, for the requests of one client.
     fn of(self, client: SocketAddr) -> Self;
+
+    /// Who asks rate limit services about its requests.
+    fn asker(&self) -> Option<Asker> {
+        None
+    }
 }
 
 impl Stack for Channel {
@@ -60,6 +66,10 @@ impl Stack for Channel {
 
     fn of(self, client: SocketAddr) -> Self {
         self.with_source(client.ip())
+    }
+
+    fn asker(&self) -> Option<Asker> {
+        Some(Self::asker(self))
     }
 }
 
@@ -73,6 +83,8 @@ pub(crate) struct Handler<S> {
     common: Arc<Common>,
     /// How calls are received; `None` on an outbound listener.
     inbound: Option<Arc<Inbound>>,
+    /// Who asks about what is received.
+    asker: Option<Asker>,
     client: Peer,
 }
 
@@ -95,7 +107,9 @@ impl<S: Stack> Handler<S> {
         common: Arc<Common>,
         inbound: Option<Arc<Inbound>>,
     ) -> Self {
+        let asker = inbound.as_ref().and_then(|_| stack.asker());
         Self {
+            asker,
             stack: RefCell::new(stack.of(client.address())),
             edge,
             watch,
@@ -137,22 +151,24 @@ where
                     served.withhold_reports();
                 }
                 served.reported(own.begin(&request, &self.client, served.begun()));
-                own.receive(&mut request, &self.client, served.begun().started)
+                let (asker, started) = (self.asker.as_ref(), served.begun().started);
+                own.receive(&mut request, &self.client, asker, started)
             }
             None => Ok(Received::default()),
         };
-        let Received { admitted, fields } = match received {
+        let Received { admitted, asking, fields } = match received {
             Ok(received) => received,
             Err(error) => return self.answer(&error, None, served, close && http1),
         };
         served.tell(fields);
-        let waiting = match admitted {
-            None => None,
-            Some(Admitted::Served(place)) => {
+        let step = match (admitted, asking, &self.inbound) {
+            (_, Some(asking), Some(own)) => Some(Step::Asks(asking, Arc::clone(own))),
+            (Some(Admitted::Served(place)), ..) => {
                 served.admitted(place);
                 None
             }
-            Some(Admitted::Waits(waiting)) => Some(waiting),
+            (Some(Admitted::Waits(waiting)), ..) => Some(Step::Waits(waiting)),
+            (None, ..) => None,
         };
         let switch = (asks == Asks::Upgrade).then(|| hyper::upgrade::on(&mut request));
         if switch.is_none() && http1 {
@@ -178,11 +194,11 @@ where
             http1,
             yielded: false,
         };
-        match waiting {
+        match step {
             None => Answer::call(&mut *self.stack.borrow_mut(), request, begun, rest),
-            Some(waiting) => {
+            Some(step) => {
                 let stack = self.stack.borrow().clone();
-                Answer::Waiting { queued: Some(Box::new(Queued { waiting, stack, request, rest })) }
+                Answer::Waiting { queued: Some(Box::new(Queued { step, stack, request, rest })) }
             }
         }
     }
@@ -283,19 +299,53 @@ pin_project! {
     {
         /// Made by us.
         Ready { response: Option<Response<ResponseBody<B>>> },
-        /// To be made by the stack, once there is a place for the request.
+        /// To be made by the stack, once the request may go on.
         Waiting { queued: Option<Box<Queued<S>>> },
         /// Made by the stack.
         Calling { #[pin] calling: S::Future, rest: Rest },
     }
 }
 
-/// A request that waits for a place, and what it goes to then.
+/// A request that waits, and what it goes to then.
 pub(crate) struct Queued<S> {
-    waiting: Waiting,
+    step: Step,
     stack: S,
     request: Request<Body>,
     rest: Rest,
+}
+
+/// What a request waits for.
+enum Step {
+    /// What a rate limit service says of it; then for a place.
+    Asks(Asking, Arc<Inbound>),
+    /// A place.
+    Waits(Waiting),
+}
+
+impl<S> Queued<S> {
+    /// Waits for what there is to wait for; `None` if places are not counted.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Place>, Error>> {
+        if let Step::Asks(asking, own) = &mut self.step {
+            // Refusals are counted where they are decided.
+            let granted = ready!(Pin::new(asking).poll(cx))?;
+            granted.edit(self.request.headers_mut());
+            let Some(served) = &mut self.rest.served else { return Poll::Pending };
+            served.tell(granted.into_fields());
+            // The time it has counts from its head, the time it waits from now.
+            match own.admit(&self.request, served.begun().started)? {
+                Some(Admitted::Waits(waiting)) => self.step = Step::Waits(waiting),
+                Some(Admitted::Served(place)) => return Poll::Ready(Ok(Some(place))),
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+        let Step::Waits(waiting) = &mut self.step else { return Poll::Pending };
+        let decided = ready!(Pin::new(waiting).poll(cx));
+        Poll::Ready(decided.map(Some).inspect_err(|shed| {
+            if let Some(served) = &self.rest.served {
+                served.common().metrics.shed(shed.kind());
+            }
+        }))
+    }
 }
 
 /// What is needed when the stack has answered.
@@ -328,23 +378,21 @@ where
         }
     }
 
-    /// A request that waited has a place, or is refused.
-    fn decided(queued: Queued<S>, decided: Result<Place, Error>) -> Self {
-        let Queued { mut stack, request, mut rest, .. } = queued;
+    /// A request that waited may go on, or is refused.
+    fn decided(queued: Queued<S>, decided: Result<Option<Place>, Error>) -> Self {
+        let Queued { mut stack, mut request, mut rest, .. } = queued;
         let Some(mut served) = rest.served.take() else { return Self::Ready { response: None } };
         match decided {
             Ok(place) => {
                 served.waited(place);
                 let mut begun = served.begun();
                 // The wait was not the endpoint's.
+                inbound::keep_expiry(&mut request, begun.started);
                 begun.started = clock::now();
                 rest.served = Some(served);
                 Self::call(&mut stack, request, begun, rest)
             }
-            Err(shed) => {
-                served.common().metrics.shed(shed.kind());
-                Self::Ready { response: Some(rest.failed(&shed, served)) }
-            }
+            Err(refusal) => Self::Ready { response: Some(rest.failed(&refusal, served)) },
         }
     }
 }
@@ -359,7 +407,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let AnswerProject::Waiting { queued } = self.as_mut().project() {
             let Some(waiting) = queued else { return Poll::Pending };
-            let decided = ready!(Pin::new(&mut waiting.waiting).poll(cx));
+            let decided = ready!(waiting.poll_place(cx));
             let Some(waited) = queued.take() else { return Poll::Pending };
             self.set(Self::decided(*waited, decided));
         }

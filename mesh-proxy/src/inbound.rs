@@ -7,7 +7,7 @@
 //! | of the policy | here |
 //! |---|---|
 //! | `maxRequests`, `adaptiveConcurrency` | a call above the limit is refused with [`ErrorKind::Shed`](mesh_core::ErrorKind::Shed); a place is kept until the response body, or the upgraded connection, is over |
-//! | `rateLimit` | a call over it is refused with [`ErrorKind::RateLimited`](mesh_core::ErrorKind::RateLimited), before it takes a place |
+//! | `rateLimit` | a call over it is refused with [`ErrorKind::RateLimited`](mesh_core::ErrorKind::RateLimited), before it takes a place; where a service is to be asked, it waits for the answer first |
 //! | `shedding` | such a call waits for a short time; the least critical is refused first |
 //! | `criticality` | told to the endpoint with calls that do not say, or are not believed |
 //! | `timeout` | the call's [`Expiry`]: up to the end of the response body, and told to the endpoint |
@@ -34,7 +34,7 @@ use mesh_core::trace_context::TRACEPARENT;
 use mesh_core::{DestinationName, Error, Swap, Timestamp};
 use mesh_tower::call::Begun;
 use mesh_tower::listen::Peer;
-use mesh_tower::rate_limit::Limit;
+use mesh_tower::rate_limit::{Arrival, Asker, Asking, Checked, Limit};
 use mesh_tower::report::{ASK, Form, Reports, Serving};
 use mesh_tower::server::{Admission, Admitted};
 use mesh_tower::telemetry::ServerMetrics;
@@ -64,6 +64,8 @@ pub(crate) struct Inbound {
     asks: AtomicBool,
     /// Whether the policy keeps load reports from some callers: spares the look at it.
     withholds: AtomicBool,
+    /// The name of the service.
+    service: Option<Box<str>>,
     policy: Swap<ServerPolicy>,
     rate_limit: Swap<Option<Limit>>,
     admission: Arc<Admission>,
@@ -79,13 +81,21 @@ pub(crate) struct Inbound {
 pub(crate) struct Received {
     /// Its place, to be kept until it is over, or what waits for one; `None`: calls are not counted.
     pub(crate) admitted: Option<Admitted>,
+    /// What a rate limit service says of it: to be waited for before [`Inbound::admit`] gives it a
+    /// place.
+    pub(crate) asking: Option<Asking>,
     /// For its answer.
     pub(crate) fields: Option<Box<HeaderMap>>,
 }
 
 impl Inbound {
-    fn new(policy: &Arc<ServerPolicy>, metrics: &Arc<ServerMetrics>) -> Self {
+    fn new(
+        service: Option<&DestinationName>,
+        policy: &Arc<ServerPolicy>,
+        metrics: &Arc<ServerMetrics>,
+    ) -> Self {
         Self {
+            service: service.map(|name| name.to_string().into()),
             asks: asks(policy).into(),
             withholds: withholds(policy).into(),
             policy: Arc::clone(policy).into(),
@@ -150,10 +160,11 @@ impl Inbound {
         &self,
         request: &mut Request<B>,
         peer: &Peer,
+        asker: Option<&Asker>,
         started: Timestamp,
     ) -> Result<Received, Error> {
         if self.asks.load(Relaxed) {
-            self.apply(request, peer, started)
+            self.apply(request, peer, asker, started)
         } else {
             Ok(Received::default())
         }
@@ -163,6 +174,7 @@ impl Inbound {
         &self,
         request: &mut Request<B>,
         peer: &Peer,
+        asker: Option<&Asker>,
         started: Timestamp,
     ) -> Result<Received, Error> {
         let policy = self.policy.load();
@@ -170,9 +182,21 @@ impl Inbound {
         if policy.rate_limit.is_some()
             && let Some(limit) = &*self.rate_limit.load()
         {
-            received.fields = limit
-                .inbound(request, Some(peer), &self.metrics, started)
-                .inspect_err(|over| self.metrics.shed(over.kind()))?;
+            let expiry = limit.asks().then(|| {
+                let told = expiry(request, started).filter(|_| policy.trust_callers);
+                Expiry::child(told, started, policy.timeout)
+            });
+            let arrival = Arrival::of(Some(peer))
+                .to(self.service.as_deref())
+                .asked_by(asker, expiry.flatten());
+            match limit.inbound(request, &arrival, &self.metrics, started) {
+                Ok(Checked::Passed(fields)) => received.fields = fields,
+                Ok(Checked::Asks(asking)) => received.asking = Some(asking),
+                Err(over) => {
+                    self.metrics.shed(over.kind());
+                    return Err(over);
+                }
+            }
         }
         if self.withholds_reports(peer) {
             request.headers_mut().remove(ASK);
@@ -192,15 +216,30 @@ impl Inbound {
             let timeout = told.map_or(own, |told| told.min(own));
             request.extensions_mut().insert(Expiry(started + timeout));
         }
+        if received.asking.is_none() {
+            received.admitted = self.admit(request, started)?;
+        }
+        Ok(received)
+    }
+
+    /// Gives a call a place, or a place in the queue; `None`: calls are not counted.
+    ///
+    /// # Errors
+    /// When as many calls are being served as may be, or the call's time is over.
+    pub(crate) fn admit<B>(
+        &self,
+        request: &Request<B>,
+        started: Timestamp,
+    ) -> Result<Option<Admitted>, Error> {
+        let policy = self.policy.load();
         if policy.max_requests.is_none() && policy.adaptive_concurrency.is_none() {
-            return Ok(received);
+            return Ok(None);
         }
         let told = request.headers().get(CRITICALITY);
         let criticality = told.and_then(|told| Criticality::parse(told.as_bytes()));
         let expiry = expiry(request, started);
         let admitted = self.admission.admit(started, criticality.unwrap_or_default(), expiry);
-        received.admitted = Some(admitted.inspect_err(|shed| self.metrics.shed(shed.kind()))?);
-        Ok(received)
+        admitted.map(Some).inspect_err(|shed| self.metrics.shed(shed.kind()))
     }
 }
 
@@ -218,6 +257,13 @@ fn expiry<B>(request: &Request<B>, started: Timestamp) -> Option<Expiry> {
 /// Whether a caller may have load reports if it asks for them.
 fn trusts(policy: &ServerPolicy, peer: &Peer) -> bool {
     policy.trust_callers || peer.identity().is_some()
+}
+
+/// Keeps what a call that waited was allowed from counting anew.
+pub(crate) fn keep_expiry<B>(request: &mut Request<B>, started: Timestamp) {
+    if let Some(expiry) = expiry(request, started) {
+        request.extensions_mut().insert(expiry);
+    }
 }
 
 fn asks(policy: &ServerPolicy) -> bool {
@@ -260,9 +306,10 @@ impl Inbounds {
         inbounds.retain(|_, inbound| Arc::strong_count(inbound) > 1);
         for wanted in wanted.iter().filter(|wanted| wanted.inbound) {
             let policy = policy(snapshot, wanted.destination.as_ref());
-            inbounds
-                .entry(wanted.destination.clone())
-                .or_insert_with(|| Arc::new(Inbound::new(policy, &self.metrics)));
+            inbounds.entry(wanted.destination.clone()).or_insert_with(|| {
+                let service = wanted.destination.as_ref();
+                Arc::new(Inbound::new(service, policy, &self.metrics))
+            });
         }
         for (service, inbound) in &*inbounds {
             inbound.set(policy(snapshot, service.as_ref()));
@@ -306,7 +353,7 @@ mod tests {
     }
 
     fn inbound(change: impl FnOnce(&mut ServerPolicy)) -> Inbound {
-        Inbound::new(&policy(change), Metrics::new().server())
+        Inbound::new(None, &policy(change), Metrics::new().server())
     }
 
     fn peer() -> Peer {
@@ -337,7 +384,7 @@ mod tests {
     async fn a_policy_that_asks_nothing_leaves_a_call_alone() {
         let mut request = request(&TOLD);
         let place = inbound(|policy| policy.drain_timeout = MS)
-            .receive(&mut request, &peer(), clock::now())
+            .receive(&mut request, &peer(), None, clock::now())
             .unwrap();
         assert!(place.admitted.is_none() && request.extensions().is_empty());
         assert_eq!(request.headers().len(), TOLD.len());
@@ -347,7 +394,7 @@ mod tests {
     async fn of_an_untrusted_caller_neither_deadline_nor_trace_is_left() {
         let mut request = request(&TOLD);
         inbound(|policy| policy.trust_callers = false)
-            .receive(&mut request, &peer(), clock::now())
+            .receive(&mut request, &peer(), None, clock::now())
             .unwrap();
         let left: Vec<_> = request.headers().keys().collect();
         assert_eq!(left, ["x-request-id"]);
@@ -361,7 +408,7 @@ mod tests {
                 policy.trust_callers = trusted;
             });
             let mut request = request(&TOLD);
-            inbound.receive(&mut request, &peer(), clock::now()).unwrap();
+            inbound.receive(&mut request, &peer(), None, clock::now()).unwrap();
             let expiry = request.extensions().get::<Expiry>().copied();
             assert_eq!(expiry, Some(Expiry(clock::now() + expected * MS)), "{trusted} {ours}");
         }
@@ -370,13 +417,13 @@ mod tests {
     #[test]
     fn shed_calls_are_counted_and_a_new_limit_counts_those_being_served() {
         let inbound = inbound(|policy| policy.max_requests = Some(2));
-        let _first = inbound.receive(&mut request(&[]), &peer(), clock::now()).unwrap();
-        let second = inbound.receive(&mut request(&[]), &peer(), clock::now()).unwrap();
+        let _first = inbound.receive(&mut request(&[]), &peer(), None, clock::now()).unwrap();
+        let second = inbound.receive(&mut request(&[]), &peer(), None, clock::now()).unwrap();
         inbound.set(&policy(|policy| policy.max_requests = Some(1)));
         drop(second);
-        assert!(inbound.receive(&mut request(&[]), &peer(), clock::now()).is_err());
+        assert!(inbound.receive(&mut request(&[]), &peer(), None, clock::now()).is_err());
         inbound.set(&policy(|policy| policy.max_requests = Some(2)));
-        assert!(inbound.receive(&mut request(&[]), &peer(), clock::now()).is_ok());
+        assert!(inbound.receive(&mut request(&[]), &peer(), None, clock::now()).is_ok());
         assert_eq!(inbound.metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::Shed, 1)]);
     }
 

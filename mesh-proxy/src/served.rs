@@ -89,12 +89,12 @@ impl Served {
         self.serving = serving.map(Box::new);
     }
 
-    /// It waited for a place, and has one.
-    pub(crate) fn waited(&mut self, place: Place) {
+    /// It waited, and has a place where calls are counted.
+    pub(crate) fn waited(&mut self, place: Option<Place>) {
         if let Some(serving) = &mut self.serving {
             serving.waited();
         }
-        self.admitted(place);
+        self.place = place;
     }
 
     /// Fields that the endpoint's answer is to carry.

@@ -58,6 +58,8 @@ pub struct Call {
     pub options: Option<Arc<CallOptions>>,
     /// Whether it is a gRPC call.
     pub grpc: bool,
+    /// Whether the mesh makes it for itself: it is held against no rate limit, and is not hedged.
+    own: bool,
     /// The rate limit of its route, where that has one of its own.
     pub(crate) rate_limit: Option<Arc<Limit>>,
     /// What it shares with the other calls of its destination.
@@ -119,6 +121,7 @@ impl Call {
             tried: Vec::new(),
             options: None,
             grpc,
+            own: false,
             rate_limit: None,
             shared: None,
             rule: None,
@@ -184,6 +187,17 @@ impl Call {
         }
     }
 
+    /// A gRPC call that the mesh makes for itself.
+    pub(crate) fn own(destination: Arc<Destination>) -> Self {
+        let call = Self::new(clock::now(), destination.policy(), true).to(destination);
+        Self { own: true, ..call }
+    }
+
+    /// Whether the mesh makes it for itself.
+    pub(crate) const fn is_own(&self) -> bool {
+        self.own
+    }
+
     /// The same, to a destination.
     pub(crate) fn to(mut self, destination: Arc<Destination>) -> Self {
         self.shared = Some(destination.shared().clone());
@@ -217,7 +231,7 @@ impl Call {
 
     /// How it is hedged.
     pub(crate) fn hedge(&self) -> Option<Cow<'_, hedge::Config>> {
-        let policy = self.policy.hedge.as_ref();
+        let policy = self.policy.hedge.as_ref().filter(|_| !self.own);
         match self.fields.as_ref().and_then(|fields| fields.hedge_on_per_try_timeout) {
             Some(true) => Some(Cow::Owned(hedge::Config::on_per_try_timeout())),
             Some(false) => policy.filter(|hedge| !hedge.on_per_try_timeout).map(Cow::Borrowed),

@@ -20,6 +20,7 @@
 use crate::body::{Body, BoxError};
 use crate::call::Begun;
 use crate::mesh::Mesh;
+use crate::rate_limit::Asker;
 use crate::route::RouteLayer;
 use crate::stack::{Stack, StackResponse, stack};
 use bytes::Bytes;
@@ -63,6 +64,12 @@ impl Channel {
     pub fn with_source(mut self, source: IpAddr) -> Self {
         self.0.set_source(source);
         self
+    }
+
+    /// Who asks rate limit services about requests that come in on the worker of this channel.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.0.asker()
     }
 
     /// Calls, for a caller that has looked at the clock and at the head.

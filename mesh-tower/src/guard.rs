@@ -9,6 +9,9 @@
 //! `UNAVAILABLE`; a call that failed on its way, or ran out of time, was not taken on. A call that
 //! its caller gave up says nothing, and counts as taken on.
 //!
+//! A rate limit that asks a service holds the call back until that has answered, before it is
+//! counted as in flight anywhere but in the destination's limit.
+//!
 //! Cost: two looks at the policy where neither is on. A box per call where throttling is, or answers
 //! tell of a rate limit.
 //! Algorithms: [`mesh_core::rate_limit`], [`mesh_core::throttle`].
@@ -16,13 +19,16 @@
 use crate::call::{Call, Shared};
 use crate::clock;
 use crate::draws::{CallDraws, Decision};
-use crate::rate_limit::{self, Limit};
+use crate::rate_limit::{self, Asker, Asking, Checked, Limit};
 use http::{HeaderMap, Request, Response, StatusCode};
 use mesh_core::criticality::{CRITICALITY, Criticality};
 use mesh_core::throttle::Throttle;
 use mesh_core::{Error, ErrorKind, GrpcCode, Policy, Swap};
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 /// The state of one destination.
 pub(crate) struct Guard {
@@ -65,46 +71,86 @@ impl fmt::Debug for Guard {
 ///
 /// # Errors
 /// The refusal, which is counted.
-pub(crate) fn ask<B>(call: &Call, request: &Request<B>) -> Result<Option<Box<Held>>, Error> {
+pub(crate) fn ask<B>(
+    call: &Call,
+    request: &Request<B>,
+    asker: Option<&Asker>,
+) -> Result<Option<Box<Held>>, Error> {
     let policy = &call.policy;
     if policy.rate_limit.is_none() && policy.throttle.is_none() {
         return Ok(None);
     }
     let Some(shared) = call.shared.as_deref() else { return Ok(None) };
-    let held = hold(call, shared, request);
-    held.inspect_err(|refusal| shared.metrics.shed(refusal.kind())).map_err(|refusal| {
-        match &call.destination {
-            Some(destination) => refusal.with_destination(destination.label().clone()),
-            None => refusal,
-        }
-    })
+    let held = hold(call, shared, request, asker);
+    held.inspect_err(|refusal| shared.metrics.shed(refusal.kind()))
+        .map_err(|refusal| named(refusal, call))
 }
 
-fn hold<B>(call: &Call, shared: &Shared, request: &Request<B>) -> Result<Option<Box<Held>>, Error> {
-    let fields = match (&call.policy.rate_limit, &call.rate_limit) {
+/// A refusal with whom the call was for.
+pub(crate) fn named(refusal: Error, call: &Call) -> Error {
+    match &call.destination {
+        Some(destination) => refusal.with_destination(destination.label().clone()),
+        None => refusal,
+    }
+}
+
+fn hold<B>(
+    call: &Call,
+    shared: &Shared,
+    request: &Request<B>,
+    asker: Option<&Asker>,
+) -> Result<Option<Box<Held>>, Error> {
+    let check = |limit: &Limit| limit.outbound(request, call, asker, &shared.metrics);
+    let checked = match (&call.policy.rate_limit, &call.rate_limit) {
         (None, _) => None,
-        (Some(_), Some(of_route)) => of_route.outbound(request, call.draws, &shared.metrics)?,
-        (Some(_), None) => match &*shared.guard.rate_limit.load() {
-            Some(limit) => limit.outbound(request, call.draws, &shared.metrics)?,
-            None => None,
-        },
+        _ if call.is_own() => None,
+        (Some(_), Some(of_route)) => Some(check(of_route)?),
+        (Some(_), None) => shared.guard.rate_limit.load().as_ref().map(check).transpose()?,
     };
     let throttled = match &*shared.guard.throttle.load() {
         Some(throttle) => Some(Asked::begin(throttle, request, call.draws)?),
         None => None,
     };
-    let nothing = fields.is_none() && throttled.is_none();
-    Ok((!nothing).then(|| Box::new(Held { fields, throttled })))
+    let (asking, fields) = match checked {
+        Some(Checked::Asks(asking)) => (Some(asking), None),
+        Some(Checked::Passed(fields)) => (None, fields),
+        None => (None, None),
+    };
+    if asking.is_none() && fields.is_none() && throttled.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(Held { asking, fields, throttled })))
 }
 
-/// What is to be done for a call once its answer is there.
+/// What is to be done for a call before it leaves, and once its answer is there.
 #[derive(Debug)]
 pub(crate) struct Held {
+    asking: Option<Asking>,
     fields: Option<Box<HeaderMap>>,
     throttled: Option<Asked>,
 }
 
 impl Held {
+    /// Whether a rate limit service has yet to say if the call may leave.
+    pub(crate) const fn asks(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Waits for what the service says, and edits the request accordingly.
+    pub(crate) fn poll_asked<B>(
+        &mut self,
+        request: &mut Request<B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        let Some(asking) = &mut self.asking else { return Poll::Ready(Ok(())) };
+        let granted = ready!(Pin::new(asking).poll(cx));
+        self.asking = None;
+        Poll::Ready(granted.map(|granted| {
+            granted.edit(request.headers_mut());
+            self.fields = granted.into_fields();
+        }))
+    }
+
     /// The destination answered.
     pub(crate) fn answered<B>(self, response: &mut Response<B>) {
         if let Some(asked) = self.throttled {

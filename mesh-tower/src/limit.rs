@@ -8,7 +8,8 @@
 //!
 //! Before it counts, the rate limit and the throttle of the destination are asked, where the policy
 //! has them: `rateLimit` refuses with [`ErrorKind::RateLimited`], `throttle` with
-//! [`ErrorKind::Shed`].
+//! [`ErrorKind::Shed`]. A rate limit that asks a service holds the call back until that has answered;
+//! the call counts meanwhile.
 //!
 //! Units: calls. Default: 65,536, since a cap that is met by accident is an outage.
 //! Metrics: `mesh.shed` with `mesh.flag` = `upstream_overflow`.
@@ -37,6 +38,7 @@
 
 use crate::call::{self, Call};
 use crate::guard::{self, Held};
+use crate::rate_limit::Asker;
 use crate::telemetry::DestinationMetrics;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -44,6 +46,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::limit::{Kind, Limits, Overflow, Permit};
 use mesh_core::{Error, ErrorKind};
 use pin_project_lite::pin_project;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -60,6 +63,7 @@ pub use mesh_core::limit::Config;
 pub struct LimitLayer {
     config: Config,
     metrics: Option<Arc<DestinationMetrics>>,
+    asker: Option<Asker>,
 }
 
 impl LimitLayer {
@@ -68,13 +72,20 @@ impl LimitLayer {
     pub fn new(max_requests: u32) -> Self {
         let mut config = Config::default();
         config.max_requests = max_requests;
-        Self { config, metrics: None }
+        Self { config, metrics: None, asker: None }
     }
 
     /// Where refusals are counted; nowhere by default.
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<DestinationMetrics>) -> Self {
         self.metrics = Some(metrics);
+        self
+    }
+
+    /// Who asks rate limit services.
+    #[must_use]
+    pub(crate) fn asker(mut self, asker: Asker) -> Self {
+        self.asker = Some(asker);
         self
     }
 }
@@ -84,7 +95,7 @@ impl<S> Layer<S> for LimitLayer {
 
     fn layer(&self, inner: S) -> Limit<S> {
         let limits = Limits::new(&self.config);
-        Limit { inner, limits, metrics: self.metrics.clone() }
+        Limit { inner, limits, metrics: self.metrics.clone(), asker: self.asker.clone() }
     }
 }
 
@@ -94,18 +105,19 @@ pub struct Limit<S> {
     inner: S,
     limits: Limits,
     metrics: Option<Arc<DestinationMetrics>>,
+    asker: Option<Asker>,
 }
 
 impl<S, B, R> Service<Request<B>> for Limit<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<Error>,
     B: 'static,
     R: HttpBody,
 {
     type Response = Response<Body<R>>;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -113,26 +125,39 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let pinned = call::pinned(&request);
-        let held = match pinned.map_or(Ok(None), |call| guard::ask(call, &request)) {
+        let asker = self.asker.as_ref();
+        let held = match pinned.map_or(Ok(None), |call| guard::ask(call, &request, asker)) {
             Ok(held) => held,
             Err(refusal) => return ResponseFuture::refused(refusal),
         };
         let limits = pinned.and_then(Call::limits).unwrap_or(&self.limits);
-        match limits.acquire(Kind::Request) {
-            Ok(permit) => ResponseFuture {
-                inner: Some(self.inner.call(request)),
-                permit: Some(permit),
-                held,
-                refusal: None,
-            },
+        let permit = match limits.acquire(Kind::Request) {
+            Ok(permit) => permit,
             Err(overflow) => {
                 if let Some(metrics) = pinned.and_then(Call::metrics).or(self.metrics.as_ref()) {
                     metrics.shed(ErrorKind::Overflow);
                 }
-                ResponseFuture::refused(refused(&overflow))
+                return ResponseFuture::refused(refused(&overflow));
             }
+        };
+        let (mut inner, mut asked) = (None, None);
+        if held.as_deref().is_some_and(Held::asks) {
+            // What leaves later uses the instance that was made ready for it.
+            let next = self.inner.clone();
+            let service = std::mem::replace(&mut self.inner, next);
+            asked = Some(Box::new(HeldBack { service, request }));
+        } else {
+            inner = Some(self.inner.call(request));
         }
+        ResponseFuture { asked, inner, permit: Some(permit), held, refusal: None }
     }
+}
+
+/// A call that the rate limit service is asked about, and what will send it.
+#[derive(Debug)]
+struct HeldBack<S, B> {
+    service: S,
+    request: Request<B>,
 }
 
 fn refused(overflow: &Overflow) -> Error {
@@ -142,32 +167,57 @@ fn refused(overflow: &Overflow) -> Error {
 pin_project! {
     /// The inner answer, or [`ErrorKind::Overflow`], or the refusal of a rate limit or
     /// a throttle.
-    #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        asked: Option<Box<HeldBack<S, B>>>,
         #[pin]
-        inner: Option<F>,
+        inner: Option<S::Future>,
         permit: Option<Permit>,
         held: Option<Box<Held>>,
         refusal: Option<Error>,
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<S: Service<Request<B>>, B> ResponseFuture<S, B> {
     const fn refused(refusal: Error) -> Self {
-        Self { inner: None, permit: None, held: None, refusal: Some(refusal) }
+        Self { asked: None, inner: None, permit: None, held: None, refusal: Some(refusal) }
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<S: Service<Request<B>>, B> fmt::Debug for ResponseFuture<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("refusal", &self.refusal).finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
 where
-    F: Future<Output = Result<Response<R>, E>>,
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<Error>,
+    B: 'static,
     R: HttpBody,
-    E: Into<Error>,
 {
     type Output = Result<Response<Body<R>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
+        if let (Some(back), Some(held)) = (this.asked.as_mut(), this.held.as_mut()) {
+            let granted = ready!(held.poll_asked(&mut back.request, cx));
+            let Some(back) = this.asked.take() else { return Poll::Pending };
+            let HeldBack { mut service, request } = *back;
+            match granted {
+                Ok(()) => this.inner.set(Some(service.call(request))),
+                Err(refusal) => {
+                    *this.permit = None;
+                    return Poll::Ready(Err(match call::pinned(&request) {
+                        Some(call) => guard::named(refusal, call),
+                        None => refusal,
+                    }));
+                }
+            }
+        }
         let Some(inner) = this.inner.as_pin_mut() else {
             return match this.refusal.take() {
                 Some(refusal) => Poll::Ready(Err(refusal)),

@@ -17,7 +17,7 @@ use crate::draws::{CallDraws, Decision};
 use crate::listen::Listener;
 use crate::mirror;
 use crate::plain::Plain;
-use crate::rate_limit::Limit;
+use crate::rate_limit::{Asker, Limit, Services};
 use crate::server::{self, ServerLayer};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -58,6 +58,8 @@ struct Shared {
     metrics: Metrics,
     /// Calls that are delayed on purpose now.
     faults: Active,
+    /// Whom rate limits may ask.
+    services: Arc<Services>,
     /// Places for copies of requests.
     copies: Arc<Semaphore>,
     server_tls: Option<Arc<tls::Server>>,
@@ -237,6 +239,7 @@ impl Mesh {
             None => snapshot.default_server_policy(),
         };
         ServerLayer::with_metrics(server::Config::clone(policy), &self.shared.metrics)
+            .asked_by(self.asker())
     }
 
     /// Listens for callers, with TLS where the builder was given certificates.
@@ -291,6 +294,12 @@ impl Mesh {
     #[must_use]
     pub fn worker(&self, index: usize) -> Self {
         Self { shared: self.shared.clone(), worker: Worker(index) }
+    }
+
+    /// Who asks rate limit services, as this worker.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker { worker: self.worker, services: self.shared.services.clone() }
     }
 
     pub(crate) const fn own_worker(&self) -> Worker {
@@ -469,6 +478,7 @@ impl Mesh {
             environment,
             metrics,
             faults: Active::default(),
+            services: Arc::new(Services::new(service.as_ref())),
             copies: Arc::new(Semaphore::new(mirror::MOST)),
             server_tls,
             service,
@@ -511,7 +521,7 @@ impl Shared {
             .iter()
             .map(|destination| (&**destination.label(), destination))
             .collect();
-        let destinations = snapshot
+        let destinations: Vec<_> = snapshot
             .destinations()
             .iter()
             .zip(connects)
@@ -534,6 +544,8 @@ impl Shared {
             .collect();
         let policy = snapshot.default_policy().clone();
         let limits = old.limits_of(&snapshot);
+        let named = snapshot.destinations().iter().map(|config| &config.name);
+        self.services.replace(named.zip(&destinations));
         self.live.store(Live { snapshot: Arc::new(snapshot), destinations, limits });
         self.plain.reconfigure(&policy);
         Ok(())

@@ -79,7 +79,7 @@ pub(crate) fn send<B: 'static>(
         call.subset = mirror.subset.clone();
         call.draws = draws;
         call::pin(&mut copy, call);
-        let mut service = stack::below(mesh.own_worker());
+        let mut service = stack::below(&mesh.asker());
         tokio::spawn(async move {
             let _place = place;
             // What becomes of it is in the metrics of its destination.

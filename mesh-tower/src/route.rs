@@ -26,6 +26,7 @@ use crate::fields;
 use crate::filter::{self, After};
 use crate::mesh::{Mesh, Stop};
 use crate::mirror;
+use crate::rate_limit::Asker;
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
@@ -137,6 +138,11 @@ impl<S> Route<S> {
     /// Says who calls.
     pub(crate) const fn set_source(&mut self, source: IpAddr) {
         self.source = Some(source);
+    }
+
+    /// Who asks rate limit services.
+    pub(crate) fn asker(&self) -> Asker {
+        self.mesh.asker()
     }
 
     /// Calls, where the head was looked at.

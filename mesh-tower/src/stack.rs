@@ -18,10 +18,10 @@ use crate::body::Body;
 use crate::deadline::{Deadline, DeadlineLayer};
 use crate::limit::{Limit, LimitLayer};
 use crate::mesh::Mesh;
+use crate::rate_limit::Asker;
 use crate::retry::{Retry, RetryLayer};
 use crate::route::{Route, RouteLayer};
 use crate::telemetry::{Telemetry, TelemetryLayer};
-use crate::workers::Worker;
 use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -39,14 +39,14 @@ pub(crate) type StackResponse = <Stack as Service<Request<Body>>>::Response;
 
 /// The stack of one mesh, below `route`.
 pub(crate) fn stack(mesh: &Mesh, route: &RouteLayer) -> Stack {
-    route.layer(below(mesh.own_worker()))
+    route.layer(below(&mesh.asker()))
 }
 
 /// All below `route`, for calls that are routed already.
-pub(crate) fn below(worker: Worker) -> Below {
-    let attempt = TelemetryLayer::attempt().layer(Balance::routed(worker));
+pub(crate) fn below(asker: &Asker) -> Below {
+    let attempt = TelemetryLayer::attempt().layer(Balance::routed(asker.worker));
     let retry = RetryLayer::new().layer(attempt);
-    let limit = LimitLayer::default().layer(retry);
+    let limit = LimitLayer::default().asker(asker.clone()).layer(retry);
     let deadline = DeadlineLayer::default().layer(limit);
     TelemetryLayer::call().layer(deadline)
 }

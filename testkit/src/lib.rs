@@ -6,6 +6,7 @@
 //! - [`greeter`]: a gRPC service with all four shapes of a call.
 //! - [`net`]: certificates, and a faulty network in user space.
 //! - [`parts`]: real programs, or the reason why a test is skipped.
+//! - [`rate_limit`]: a rate limit service by Envoy's protocol.
 //! - [`world`]: many clients and endpoints in virtual time, by a seed.
 //!
 //! A development dependency only: nothing here is meant for production.
@@ -16,6 +17,7 @@ mod figure;
 pub mod greeter;
 pub mod net;
 pub mod parts;
+pub mod rate_limit;
 mod wait;
 pub mod world;
 

@@ -4,7 +4,8 @@
 //!
 //! 1. reads the caller's deadline (`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`), criticality
 //!    (`x-mesh-criticality`) and trace (`traceparent`, `tracestate`, `baggage`), and refuses what
-//!    came too late, or is over a rate limit ([`rate_limit`]);
+//!    came too late, or is over a rate limit ([`rate_limit`](crate::rate_limit)), for which a service
+//!    may have to be asked;
 //! 2. takes a place among those being served, or waits for one, or sheds ([`Admission`]);
 //! 3. polls the handler inside a [`Context`] and a SERVER span, so that the calls it makes
 //!    inherit the remaining time, the criticality and the trace, and drops it when the deadline
@@ -24,7 +25,7 @@
 //! OpenTelemetry semantic conventions for HTTP and RPC servers.
 //! Order: outermost, so that what else the application layers is inside its deadline.
 //!
-//! A request that waits is kept with the service that was ready for it; the next one gets a clone.
+//! A request that waits, for a place or for what a rate limit service says, is kept with the service that was ready for it; the next one gets a clone.
 
 mod admission;
 mod body;
@@ -38,7 +39,7 @@ pub use context::Context;
 pub use mesh_core::config::ServerPolicy as Config;
 
 use crate::listen::Peer;
-use crate::rate_limit::Limit;
+use crate::rate_limit::{Arrival, Asker, Asking, Checked, Limit};
 use crate::report::Reports;
 use crate::telemetry::{Metrics, ServerMetrics};
 use crate::{BoxError, clock, fields};
@@ -81,10 +82,11 @@ pub struct ServerLayer {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shared {
     config: Config,
-    rate_limit: Option<Limit>,
+    rate_limit: Option<Arc<Limit>>,
+    asker: Option<Asker>,
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
     reports: Arc<Reports>,
@@ -102,9 +104,19 @@ impl ServerLayer {
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
         let metrics = metrics.server().clone();
         let admission = Arc::new(Admission::new(&config));
-        let rate_limit = config.rate_limit.as_ref().map(Limit::new);
+        let rate_limit = config.rate_limit.as_ref().map(Limit::new).map(Arc::new);
         let reports = Arc::default();
-        Self { shared: Arc::new(Shared { config, rate_limit, admission, metrics, reports }) }
+        let asker = None;
+        Self { shared: Arc::new(Shared { config, rate_limit, asker, admission, metrics, reports }) }
+    }
+
+    /// Who asks the service that `rateLimit.global` names, as [`Mesh::server`](crate::Mesh::server)
+    /// sets it. Without it asking fails, and `failureModeDeny` decides.
+    #[must_use]
+    pub fn asked_by(mut self, asker: Asker) -> Self {
+        let shared = Shared { asker: Some(asker), ..Shared::clone(&self.shared) };
+        self.shared = Arc::new(shared);
+        self
     }
 
     /// What it tells callers of its load, shared by its clones. The application may add how busy it
@@ -134,17 +146,19 @@ impl Default for ServerLayer {
 }
 
 impl Shared {
-    /// Holds the request against the rate limit; returns fields for its answer.
+    /// Holds the request against the rate limit.
     fn limit<B>(
         &self,
         request: &Request<B>,
         context: &Context,
         now: Timestamp,
-    ) -> Result<Option<Box<HeaderMap>>, Error> {
-        match &self.rate_limit {
-            Some(limit) => limit.inbound(request, context.peer.as_ref(), &self.metrics, now),
-            None => Ok(None),
-        }
+    ) -> Result<Checked, Error> {
+        let Some(limit) = &self.rate_limit else { return Ok(Checked::Passed(None)) };
+        let asker = self.asker.as_ref();
+        let arrival = Arrival::of(context.peer.as_ref())
+            .to(asker.and_then(Asker::service))
+            .asked_by(asker, context.expiry);
+        limit.inbound(request, &arrival, &self.metrics, now)
     }
 
     /// Answers a request that is about the server's load and nothing else.
@@ -159,9 +173,9 @@ impl Shared {
     }
 
     /// Answers before the handler has seen the request.
-    fn refuse<S, R>(&self, record: Record, refusal: Error) -> ResponseFuture<S, R>
+    fn refuse<S, B>(&self, record: Record, refusal: Error) -> ResponseFuture<S, B>
     where
-        S: Service<R>,
+        S: Service<Request<B>>,
     {
         self.metrics.shed(refusal.kind());
         ResponseFuture::refused(record, refusal)
@@ -191,7 +205,7 @@ where
 {
     type Response = Response<ResponseBody<RB>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, Request<B>>;
+    type Future = ResponseFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -211,23 +225,29 @@ where
         let expiry = context.expiry;
         let criticality = context.criticality.unwrap_or_default();
         let mut record = Record::new(shared, &request, now, context);
-        match limited {
-            Ok(fields) => record.tell(fields),
-            Err(refusal) => return shared.refuse(record, refusal),
-        }
-        let waiting = match shared.admission.admit(now, criticality, expiry) {
-            Ok(Admitted::Served(place)) => {
-                record.admitted(place);
-                None
+        let step = match limited {
+            Ok(Checked::Passed(fields)) => {
+                record.tell(fields);
+                match shared.admission.admit(now, criticality, expiry) {
+                    Ok(Admitted::Served(place)) => {
+                        record.admitted(place);
+                        None
+                    }
+                    Ok(Admitted::Waits(waiting)) => Some(Step::Waits(waiting)),
+                    Err(shed) => return shared.refuse(record, shed),
+                }
             }
-            Ok(Admitted::Waits(waiting)) => Some(waiting),
-            Err(shed) => return shared.refuse(record, shed),
+            Ok(Checked::Asks(asking)) => {
+                let (admission, criticality) = (shared.admission.clone(), criticality);
+                Some(Step::Asks { asking, admission, criticality, expiry })
+            }
+            Err(refusal) => return shared.refuse(record, refusal),
         };
         let timer = expiry.map(|Expiry(at)| sleep_until(clock::instant(at)));
-        if let Some(waiting) = waiting {
+        if let Some(step) = step {
             let next = self.inner.clone();
             let inner = std::mem::replace(&mut self.inner, next);
-            let queued = Box::new(Queued { waiting, inner, request });
+            let queued = Box::new(Queued { step, inner, request });
             return ResponseFuture { queued: Some(queued), timer, ..ResponseFuture::of(record) };
         }
         // A handler may do its work, and panic, before it has returned a future.
@@ -240,21 +260,34 @@ where
     }
 }
 
-/// A request that waits for a place, and what will serve it.
-struct Queued<S, R> {
-    waiting: Waiting,
+/// A request that waits, and what will serve it.
+struct Queued<S, B> {
+    step: Step,
     inner: S,
-    request: R,
+    request: Request<B>,
+}
+
+/// What it waits for.
+enum Step {
+    /// What the rate limit service says; then for a place.
+    Asks {
+        asking: Asking,
+        admission: Arc<Admission>,
+        criticality: Criticality,
+        expiry: Option<Expiry>,
+    },
+    /// A place.
+    Waits(Waiting),
 }
 
 pin_project! {
     /// The response of the handler, or one that says why there is none.
-    pub struct ResponseFuture<S, R>
+    pub struct ResponseFuture<S, B>
     where
-        S: Service<R>,
+        S: Service<Request<B>>,
     {
         // Boxed, so that a request which need not wait does not carry the room for it.
-        queued: Option<Box<Queued<S, R>>>,
+        queued: Option<Box<Queued<S, B>>>,
         #[pin]
         handler: Option<S::Future>,
         #[pin]
@@ -266,7 +299,7 @@ pin_project! {
     }
 }
 
-impl<S: Service<R>, R> ResponseFuture<S, R> {
+impl<S: Service<Request<B>>, B> ResponseFuture<S, B> {
     const fn of(record: Record) -> Self {
         Self {
             queued: None,
@@ -293,39 +326,81 @@ impl<S: Service<R>, R> ResponseFuture<S, R> {
         Self { refusal: Some(refusal), ..Self::of(record) }
     }
 
-    /// Waits for a place, then hands the request to the service.
+    /// Waits for what there is to wait for, then hands the request to the service.
     fn poll_queued(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let Some(queued) = this.queued else { return Poll::Ready(()) };
-        let decided = ready!(Pin::new(&mut queued.waiting).poll(cx));
-        let (Some(queued), Some(record)) = (this.queued.take(), this.record) else {
+        let (Some(queued), Some(record)) = (this.queued.as_mut(), this.record.as_mut()) else {
             return Poll::Ready(());
         };
+        let decided = ready!(queued.poll_place(record, cx));
+        let Some(queued) = this.queued.take() else { return Poll::Ready(()) };
         let Queued { mut inner, request, .. } = *queued;
         match decided {
-            Ok(place) => {
-                record.waited(place);
-                match record.run(|| inner.call(request)) {
-                    Ok(handler) => this.handler.set(Some(handler)),
-                    Err(panic) => *this.refusal = Some(panic),
-                }
-            }
-            Err(shed) => {
-                record.shed(&shed);
-                *this.refusal = Some(shed);
-            }
+            Ok(()) => match record.run(|| inner.call(request)) {
+                Ok(handler) => this.handler.set(Some(handler)),
+                Err(panic) => *this.refusal = Some(panic),
+            },
+            Err(refusal) => *this.refusal = Some(refusal),
         }
         Poll::Ready(())
     }
 }
 
-impl<S, R, B> Future for ResponseFuture<S, R>
+impl<S, B> Queued<S, B> {
+    /// Waits for a place. Why there is none is counted.
+    fn poll_place(
+        &mut self,
+        record: &mut Record,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        if let Step::Asks { asking, admission, criticality, expiry } = &mut self.step {
+            let granted = match ready!(Pin::new(asking).poll(cx)) {
+                Ok(granted) => granted,
+                // Counted where it was decided.
+                Err(refusal) => return Poll::Ready(Err(refusal)),
+            };
+            granted.edit(self.request.headers_mut());
+            record.tell(granted.into_fields());
+            let now = clock::now();
+            let admitted = if expiry.is_some_and(|expiry| expiry.has_passed(now)) {
+                let why = "the deadline passed while the rate limit service was asked";
+                Err(Error::new(ErrorKind::Deadline, why))
+            } else {
+                admission.admit(now, *criticality, *expiry)
+            };
+            match admitted {
+                Ok(Admitted::Waits(waiting)) => self.step = Step::Waits(waiting),
+                Ok(Admitted::Served(place)) => {
+                    record.waited(place);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(shed) => {
+                    record.shed(&shed);
+                    return Poll::Ready(Err(shed));
+                }
+            }
+        }
+        let Step::Waits(waiting) = &mut self.step else { return Poll::Pending };
+        Poll::Ready(match ready!(Pin::new(waiting).poll(cx)) {
+            Ok(place) => {
+                record.waited(place);
+                Ok(())
+            }
+            Err(shed) => {
+                record.shed(&shed);
+                Err(shed)
+            }
+        })
+    }
+}
+
+impl<S, B, RB> Future for ResponseFuture<S, B>
 where
-    S: Service<R, Response = Response<B>>,
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
+    S: Service<Request<B>, Response = Response<RB>>,
+    RB: HttpBody<Data = Bytes>,
+    RB::Error: Into<BoxError>,
 {
-    type Output = Result<Response<ResponseBody<B>>, S::Error>;
+    type Output = Result<Response<ResponseBody<RB>>, S::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         if let Some(own) = self.as_mut().project().answer.take() {
@@ -361,7 +436,7 @@ where
     }
 }
 
-impl<S: Service<R>, R> fmt::Debug for ResponseFuture<S, R> {
+impl<S: Service<Request<B>>, B> fmt::Debug for ResponseFuture<S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").field("refusal", &self.refusal).finish_non_exhaustive()
     }

@@ -26,6 +26,8 @@
 //! | `mesh.mirror.copies`, `mesh.mirror.dropped` | `mesh.destination` | copies of requests sent there, and copies given up before |
 //! | `mesh.ratelimit.denied` | `mesh.destination`, `mesh.enforced` | calls over a rate limit; those not enforced passed |
 //! | `mesh.server.ratelimit.denied` | `mesh.enforced` | requests over a rate limit; the same |
+//! | `mesh.ratelimit.global` | `mesh.destination`, `mesh.result` | calls that the rate limit service was asked about, by what came of it; `failure_mode_allowed` are errors that let the call pass |
+//! | `mesh.server.ratelimit.global` | `mesh.result` | requests; the same |
 //! | `mesh.shed` | `mesh.destination`, `mesh.flag` | calls refused before they were sent |
 //! | `mesh.metrics.overflow` | `mesh.destination` | requests counted as `_OTHER` because their family is full |
 //!
@@ -218,6 +220,7 @@ pub struct DestinationMetrics {
     probes: ByResult,
     shed: ByKind,
     rate_limited: RateLimited,
+    global_limited: GlobalLimited,
     observe: Mutex<Option<Weak<dyn Observe>>>,
 }
 
@@ -275,6 +278,7 @@ impl DestinationMetrics {
             probes: ByResult::default(),
             shed: ByKind::default(),
             rate_limited: RateLimited::default(),
+            global_limited: GlobalLimited::default(),
             observe: Mutex::new(None),
         }
     }
@@ -395,6 +399,16 @@ impl DestinationMetrics {
         self.rate_limited.each()
     }
 
+    /// The rate limit service was asked about a call.
+    pub fn global_limited(&self, result: GlobalLimit) {
+        self.global_limited.add(result);
+    }
+
+    /// How often the rate limit service was asked, by what came of it.
+    pub fn global_limits(&self) -> impl Iterator<Item = (GlobalLimit, u64)> + '_ {
+        self.global_limited.each()
+    }
+
     /// Who knows the state behind the gauges. The last one asked is asked; one that is gone
     /// leaves the gauges out.
     pub fn observed_by(&self, observe: Weak<dyn Observe>) {
@@ -495,6 +509,7 @@ pub struct ServerMetrics {
     pub(super) rpc: Codes,
     shed: ByKind,
     rate_limited: RateLimited,
+    global_limited: GlobalLimited,
     handshakes: [AtomicU64; Handshake::ALL.len()],
 }
 
@@ -525,6 +540,16 @@ impl ServerMetrics {
         self.rate_limited.each()
     }
 
+    /// The rate limit service was asked about a request.
+    pub fn global_limited(&self, result: GlobalLimit) {
+        self.global_limited.add(result);
+    }
+
+    /// How often the rate limit service was asked, by what came of it.
+    pub fn global_limits(&self) -> impl Iterator<Item = (GlobalLimit, u64)> + '_ {
+        self.global_limited.each()
+    }
+
     /// A TLS handshake ended.
     pub fn handshake_ended(&self, how: Handshake) {
         self.handshakes[how as usize].fetch_add(1, Relaxed);
@@ -538,6 +563,48 @@ impl ServerMetrics {
     /// How often requests were refused, by kind; kinds that never occurred are left out.
     pub fn sheds(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
         self.shed.each()
+    }
+}
+
+/// What came of asking the rate limit service, as a label. The words are Envoy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GlobalLimit {
+    /// Within all limits.
+    Ok,
+    /// Over one.
+    OverLimit,
+    /// No answer, or none that can be used.
+    Error,
+    /// Of the errors, those that let the call pass.
+    FailureModeAllowed,
+}
+
+impl GlobalLimit {
+    const ALL: [Self; 4] = [Self::Ok, Self::OverLimit, Self::Error, Self::FailureModeAllowed];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::OverLimit => "over_limit",
+            Self::Error => "error",
+            Self::FailureModeAllowed => "failure_mode_allowed",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct GlobalLimited([AtomicU64; GlobalLimit::ALL.len()]);
+
+impl GlobalLimited {
+    fn add(&self, result: GlobalLimit) {
+        self.0[result as usize].fetch_add(1, Relaxed);
+    }
+
+    fn each(&self) -> impl Iterator<Item = (GlobalLimit, u64)> + '_ {
+        GlobalLimit::ALL.into_iter().map(|result| (result, self.0[result as usize].load(Relaxed)))
     }
 }
 

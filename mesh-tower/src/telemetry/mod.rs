@@ -55,8 +55,8 @@ mod watch;
 
 pub use histogram::{End, Histogram, MethodLabel};
 pub use metrics::{
-    BreakerState, Counts, DestinationMetrics, Ended, Handshake, MAX_DESTINATIONS, Metrics, Observe,
-    Observed, ServerMetrics,
+    BreakerState, Counts, DestinationMetrics, Ended, GlobalLimit, Handshake, MAX_DESTINATIONS,
+    Metrics, Observe, Observed, ServerMetrics,
 };
 pub use probes::Probed;
 

@@ -144,6 +144,15 @@ impl Collector for MetricsCollector {
         {
             counter(&mut limited, &vec![("mesh_enforced", word(enforced))], count)?;
         }
+        let mut asked = encoder.encode_descriptor(
+            "mesh_server_ratelimit_global",
+            "Requests that the rate limit service was asked about, by what came of it",
+            None,
+            MetricType::Counter,
+        )?;
+        for (result, count) in self.metrics.server().global_limits().filter(|(_, n)| *n > 0) {
+            counter(&mut asked, &vec![("mesh_result", result.as_str())], count)?;
+        }
         let mut handshakes = encoder.encode_descriptor(
             "mesh_tls_handshakes",
             "TLS handshakes of callers by result",
@@ -309,6 +318,18 @@ fn counters(
     for destination in destinations {
         for (enforced, count) in destination.rate_limits().into_iter().filter(|(_, n)| *n > 0) {
             let labels = vec![named(destination), ("mesh_enforced", word(enforced))];
+            counter(&mut family, &labels, count)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "mesh_ratelimit_global",
+        "Calls that the rate limit service was asked about, by what came of it",
+        None,
+        MetricType::Counter,
+    )?;
+    for destination in destinations {
+        for (result, count) in destination.global_limits().filter(|(_, n)| *n > 0) {
+            let labels = vec![named(destination), ("mesh_result", result.as_str())];
             counter(&mut family, &labels, count)?;
         }
     }

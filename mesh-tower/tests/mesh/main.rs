@@ -21,6 +21,8 @@ mod outlier;
 mod overload;
 #[cfg(feature = "axum")]
 mod probes;
+#[cfg(all(feature = "axum", feature = "tonic"))]
+mod rate_limits;
 mod relay;
 #[cfg(feature = "axum")]
 mod reports;

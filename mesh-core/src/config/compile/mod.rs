@@ -12,6 +12,7 @@ mod merge;
 mod overload;
 mod picks;
 mod policies;
+mod rate_limits;
 mod routes;
 mod tls;
 

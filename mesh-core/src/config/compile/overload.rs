@@ -3,7 +3,7 @@
 use super::super::server_policy::ServerPolicy;
 use super::super::source::Location;
 use super::super::tree::Node;
-use super::Problem;
+use super::{Problem, rate_limits};
 use crate::policy::Policy;
 use crate::rate_limit::{By, Entry, TokenBucket};
 use crate::{concurrency, rate_limit};
@@ -14,7 +14,7 @@ use std::time::Duration;
 const MS: Duration = Duration::from_millis(1);
 
 /// Tells what is wrong with a section.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     node: &'a Node,
     problems: &'a mut Vec<Problem>,
 }
@@ -32,7 +32,7 @@ impl Check<'_> {
         node.at
     }
 
-    fn wrong(&mut self, path: &[&str], what: impl Into<String>, help: &str) {
+    pub(super) fn wrong(&mut self, path: &[&str], what: impl Into<String>, help: &str) {
         let (what, at) = (what.into(), self.at(path));
         // What several services inherit is wrong once.
         if !self.problems.iter().any(|known| known.at == Some(at) && known.to_string() == what) {
@@ -41,7 +41,7 @@ impl Check<'_> {
     }
 
     /// A number below its least value.
-    fn at_least(&mut self, path: &[&str], value: impl Into<u64>, least: u64) {
+    pub(super) fn at_least(&mut self, path: &[&str], value: impl Into<u64>, least: u64) {
         let (value, name) = (value.into(), path.last().copied().unwrap_or_default());
         if value < least {
             let what = format!("`{name}` is {value}; the least is {least}");
@@ -50,7 +50,7 @@ impl Check<'_> {
     }
 
     /// A span that is too short to mean anything.
-    fn lasts(&mut self, path: &[&str], span: Duration) {
+    pub(super) fn lasts(&mut self, path: &[&str], span: Duration) {
         if span < MS {
             let name = path.last().copied().unwrap_or_default();
             self.wrong(path, format!("`{name}` is zero"), "the shortest is `1ms`");
@@ -119,11 +119,13 @@ pub(super) fn traffic(policy: &Policy, node: &Node, problems: &mut Vec<Problem>)
 /// Checks a rate limit; `inbound` if the peer is known.
 fn rate_limit(config: &rate_limit::Config, inbound: bool, check: &mut Check<'_>) {
     const SECTION: &str = "rateLimit";
-    if config.token_bucket.is_none() && config.descriptors.is_empty() {
+    if let Some(global) = &config.global {
+        rate_limits::global(global, inbound, check);
+    } else if config.token_bucket.is_none() && config.descriptors.is_empty() {
         check.wrong(
             &[SECTION],
             "`rateLimit` limits nothing",
-            "write `tokenBucket`, for all calls, or `descriptors`",
+            "write `tokenBucket`, for all calls, `descriptors`, or `global`",
         );
     }
     if let Some(bucket) = &config.token_bucket {

@@ -12,6 +12,7 @@ use crate::fault;
 use crate::health::Invalid;
 use crate::name::DestinationName;
 use crate::policy::Policy;
+use crate::rate_limit;
 use crate::snapshot::Snapshot;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -173,6 +174,7 @@ impl Compiler<'_> {
         let origins = origins(&self.documents.sources, merged);
         self.check_pick(&policy.pick, merged);
         overload::traffic(&policy, merged, &mut self.problems);
+        self.asked(policy.rate_limit.as_ref(), merged);
         self.invalid(merged, "outlier", policy.outlier.problems());
         if let Some(check) = &policy.health_check {
             self.invalid(merged, "healthCheck", check.problems());
@@ -197,6 +199,37 @@ impl Compiler<'_> {
                 self.problems.push(Problem::error(invalid.message).at(at.at));
             }
         }
+    }
+
+    /// Checks that there is the service that a rate limit asks.
+    fn asked(&mut self, limit: Option<&rate_limit::Config>, merged: &Node) {
+        let Some(global) = limit.and_then(|limit| limit.global.as_ref()) else { return };
+        let written = merged.get("rateLimit").and_then(|limit| limit.get("global")?.get("service"));
+        let Some(written) = written else { return };
+        // What several services inherit is wrong once.
+        if self.services.contains_key(&global.service) || !self.warned.insert(written.at) {
+            return;
+        }
+        let (name, namespace) = (global.service.name(), global.service.namespace());
+        let problem =
+            Problem::error(format!("there is no Service `{name}` in namespace `{namespace}`"));
+        let mut elsewhere: Vec<String> = self
+            .services
+            .keys()
+            .filter(|known| known.name() == name)
+            .map(ToString::to_string)
+            .collect();
+        elsewhere.sort_unstable();
+        let problem = match elsewhere.first() {
+            Some(there) => problem.help(format!("write `service: {there}`")),
+            None => {
+                let here = self.services.keys().filter(|known| known.namespace() == namespace);
+                let mut here: Vec<&str> = here.map(DestinationName::name).collect();
+                here.sort_unstable();
+                problem.suggest(name, here)
+            }
+        };
+        self.problems.push(problem.at(written.at));
     }
 
     /// Checks that it is said once when to hedge.
@@ -233,6 +266,7 @@ impl Compiler<'_> {
     fn server_policy(&mut self, merged: &Node) -> Arc<ServerPolicy> {
         let policy: ServerPolicy = de::read(merged, &mut self.problems).unwrap_or_default();
         overload::server(&policy, merged, &mut self.problems);
+        self.asked(policy.rate_limit.as_ref(), merged);
         Arc::new(policy)
     }
 }

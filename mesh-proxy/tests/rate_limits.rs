@@ -68,7 +68,7 @@ async fn what_comes_to_an_inbound_listener_is_asked_about() {
     let yaml = [
         service("app", endpoint.address(), ""),
         service("ratelimit", limits.address(), ", appProtocol: grpc"),
-        listener("main", "Http", "app"),
+        listener("main", "http", "app"),
         asks("ServerPolicy", "      failureModeDeny: true\n", BY_TENANT),
     ]
     .concat();
@@ -118,7 +118,7 @@ async fn what_an_outbound_listener_sends_is_asked_about_and_passes_while_nobody_
     let yaml = [
         service("app", endpoint.address(), ""),
         service("ratelimit", limits.address(), ", appProtocol: grpc"),
-        listener("main", "Http", "app").replace("Inbound", "Outbound"),
+        listener("main", "http", "app").replace("Inbound", "Outbound"),
         asks("TrafficPolicy", "", "      - actions: [{ destinationCluster: {} }]\n")
             .replace("timeout: 10s", "timeout: 100ms"),
     ]
@@ -187,7 +187,7 @@ fn envoy_config(listen: u16, app: SocketAddr, limits: SocketAddr) -> String {
     let mut rate_limits = String::new();
     for (number, (_, actions)) in ALIKE.iter().enumerate() {
         let hits = if number == 0 { ", hits_addend: { number: 7 }" } else { "" };
-        writeln!(rate_limits, "                  - {{ actions: [{actions}]{hits} }}").unwrap();
+        writeln!(rate_limits, "                    - {{ actions: [{actions}]{hits} }}").unwrap();
     }
     format!(
         "node: {{ id: test, cluster: app }}\nstatic_resources:\n  listeners:\n  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {listen} }} }}\n    \
@@ -200,7 +200,10 @@ fn envoy_config(listen: u16, app: SocketAddr, limits: SocketAddr) -> String {
          rate_limit_service: {{ transport_api_version: V3, grpc_service: {{ envoy_grpc: {{ cluster_name: ratelimit }} }} }}\n          \
          - name: envoy.filters.http.router\n            typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}\n          \
          route_config:\n            virtual_hosts:\n            - name: all\n              domains: ['*']\n              routes:\n              \
-         - match: {{ prefix: / }}\n                route:\n                  cluster: app\n                  rate_limits:\n{rate_limits}  clusters:\n{}{}",
+         - match: {{ prefix: / }}\n                route: {{ cluster: app }}\n                typed_per_filter_config:\n                  \
+         envoy.filters.http.ratelimit:\n                    \
+         \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute\n                    \
+         rate_limits:\n{rate_limits}  clusters:\n{}{}",
         cluster("app", app, ""),
         cluster("ratelimit", limits, http2),
     )
@@ -230,7 +233,7 @@ async fn envoy_asks_the_same_and_makes_the_same_of_the_answer() {
     let yaml = [
         service("app", endpoint.address(), ""),
         service("ratelimit", limits.address(), ", appProtocol: grpc"),
-        listener("main", "Http", "app"),
+        listener("main", "http", "app"),
         asks("ServerPolicy", "", &ours),
     ]
     .concat();

@@ -5,6 +5,7 @@
 //! what either side gets wrong shows.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -232,6 +233,12 @@ impl RateLimits {
     #[must_use]
     pub fn open(&self) -> usize {
         self.script.open.load(SeqCst)
+    }
+}
+
+impl fmt::Debug for RateLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimits").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

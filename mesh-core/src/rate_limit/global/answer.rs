@@ -1,7 +1,7 @@
 //! What a rate limit service says.
 
 use super::super::Told;
-use super::wire::{Fields, Garbage, Value};
+use crate::protobuf::{Fields, Malformed, Value};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt::Write;
 
@@ -60,7 +60,7 @@ impl Answer {
         let mut code = 0;
         let (mut request, mut response) = (Added::default(), Added::default());
         let (mut statuses, mut told, mut windows) = (0, None::<Told>, String::new());
-        for field in Fields(message) {
+        for field in Fields::of(message) {
             match field.ok()? {
                 (1, Value::Number(number)) => code = number,
                 (2, Value::Bytes(status)) => {
@@ -104,7 +104,7 @@ impl Added {
     /// Adds one, unless it is none or may not be added; `None` if there are too many.
     fn add(&mut self, message: &[u8]) -> Option<()> {
         let (mut key, mut value, mut raw): (_, _, &[u8]) = (&[][..], &[][..], &[]);
-        for field in Fields(message) {
+        for field in Fields::of(message) {
             match field.ok()? {
                 (1, Value::Bytes(bytes)) => key = bytes,
                 (2, Value::Bytes(bytes)) => value = bytes,
@@ -136,13 +136,13 @@ struct Status<'a> {
 }
 
 impl<'a> Status<'a> {
-    fn decode(message: &'a [u8]) -> Result<Self, Garbage> {
+    fn decode(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut status = Self::default();
-        for field in Fields(message) {
+        for field in Fields::of(message) {
             match field? {
                 (2, Value::Bytes(limit)) => {
                     let (mut requests, mut unit, mut name) = (0, 0, &[][..]);
-                    for field in Fields(limit) {
+                    for field in Fields::of(limit) {
                         match field? {
                             (1, Value::Number(number)) => requests = number,
                             (2, Value::Number(number)) => unit = number,
@@ -154,7 +154,7 @@ impl<'a> Status<'a> {
                 }
                 (3, Value::Number(number)) => status.remaining = number,
                 (4, Value::Bytes(duration)) => {
-                    for field in Fields(duration) {
+                    for field in Fields::of(duration) {
                         if let (1, Value::Number(seconds)) = field? {
                             // A negative one is past.
                             status.reset = u64::try_from(seconds.cast_signed()).unwrap_or(0);

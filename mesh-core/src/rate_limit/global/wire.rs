@@ -1,4 +1,4 @@
-//! The two messages on the wire, as far as they concern us.
+//! The question on the wire, and what of the two messages concerns us.
 //!
 //! | message | fields |
 //! |---|---|
@@ -12,9 +12,7 @@
 //! `ratelimit.proto`, `base.proto`.
 
 use super::Made;
-
-const VARINT: u64 = 0;
-const BYTES: u64 = 2;
+use crate::protobuf::{BYTES, VARINT};
 
 /// A question as a gRPC message with its prefix.
 pub(super) fn encode(domain: &str, made: &[Made<'_>]) -> Vec<u8> {
@@ -58,68 +56,4 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
         value >>= 7;
     }
     out.push(value as u8);
-}
-
-/// A field's value.
-pub(super) enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    Other,
-}
-
-/// Reads the fields of a message one by one; `Some(Err)` once, if its bytes are none.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
-
-/// What is no message.
-pub(super) struct Garbage;
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u64, Value<'a>), Garbage>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field.ok_or(Garbage))
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Option<(u64, Value<'a>)> {
-        let tag = self.varint()?;
-        let value = match tag & 7 {
-            VARINT => Value::Number(self.varint()?),
-            1 => self.take(8).map(|_| Value::Other)?,
-            BYTES => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => self.take(4).map(|_| Value::Other)?,
-            _ => return None,
-        };
-        (tag >> 3 > 0).then_some((tag >> 3, value))
-    }
-
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
 }

@@ -4,6 +4,8 @@
 //! The messages are written by hand from `rls.proto`, apart from those that the mesh writes itself:
 //! what either side gets wrong shows.
 
+#![allow(clippy::exhaustive_structs, reason = "messages that tests make up")]
+
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};

@@ -4,6 +4,7 @@
 use super::{LIMIT, mesh, policy, service};
 use axum::{Router, routing::get};
 use http::{HeaderMap, Request, StatusCode};
+use mesh_tower::listen::Peer;
 use mesh_tower::telemetry::GlobalLimit;
 use mesh_tower::{Body, CallOptions, Error, ErrorKind, Listener, Mesh};
 use std::net::SocketAddr;
@@ -234,6 +235,7 @@ async fn serving(limits: SocketAddr, more: &str) -> (SocketAddr, Mesh) {
     let app = Router::new().route("/items", get(show)).layer(own.server());
     let listener = Listener::bind("127.0.0.1:0", None).await.expect("a free port");
     let address = listener.local_addr();
+    let app = app.into_make_service_with_connect_info::<Peer>();
     tokio::spawn(async move { axum::serve(listener, app).await });
     (address, own)
 }

@@ -173,6 +173,43 @@ async fn endpoints_come_and_go_under_load_and_no_get_is_lost() {
     assert!(endpoints.iter().all(|endpoint| endpoint.calls() > 0));
 }
 
+/// A split between two services, with an expression to match on the way to it.
+fn split(weights: [u32; 2]) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: split }}\n\
+         spec:\n  parentRefs: [{{ kind: Service, name: inventory }}]\n  rules:\n  \
+         - matches: [{{ path: {{ type: RegularExpression, value: '/(a|b)*' }} }}]\n    \
+         backendRefs: [{{ name: inventory, weight: {} }}, {{ name: other, weight: {} }}]\n",
+        weights[0], weights[1]
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_that_changes_under_load_costs_no_call_and_holds_from_then_on() {
+    let reply = Reply::status(200).body(100);
+    let endpoints =
+        [ScriptedEndpoint::http1(reply.clone()).await, ScriptedEndpoint::http1(reply).await];
+    let services = service("inventory", &[endpoints[0].address()])
+        + &service("other", &[endpoints[1].address()]);
+    let mesh = mesh(&(services.clone() + &split([20, 80])));
+    let total = 6_000;
+    let load = Load::start(&mesh.http(), "http://inventory/abba", total);
+    let calls = || [endpoints[0].calls() as f64, endpoints[1].calls() as f64];
+    let mut before = calls();
+    for round in 1..=10 {
+        load.reach(total * round / 10).await;
+        // By the draw: 600 calls, of which a fifth is known to within 1.6 points.
+        let (now, odd) = (calls(), round % 2 == 1);
+        let share = (now[0] - before[0]) / (now[0] - before[0] + now[1] - before[1]);
+        let expected = if odd { 0.2 } else { 0.8 };
+        assert!((share - expected).abs() < 0.12, "round {round}: {share}");
+        let next = if odd { [80, 20] } else { [20, 80] };
+        configure(&mesh, &(services.clone() + &split(next)));
+        before = calls();
+    }
+    assert_eq!(load.end().await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn what_is_no_longer_configured_is_gone() {
     let endpoint = ScriptedEndpoint::http1(Reply::status(200)).await;

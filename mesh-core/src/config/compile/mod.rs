@@ -4,6 +4,7 @@
 //! and goes on with what it has, so that one run tells as much as can be known.
 
 mod chains;
+mod connections;
 mod destinations;
 mod filters;
 mod listeners;
@@ -13,7 +14,9 @@ mod overload;
 mod picks;
 mod policies;
 mod rate_limits;
+mod reach;
 mod routes;
+mod rules;
 mod tls;
 
 use super::de::Located;

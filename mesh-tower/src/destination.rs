@@ -26,7 +26,7 @@ use crate::workers::Workers;
 use mesh_core::health::breaker::{self, Admission, Transition};
 use mesh_core::health::outlier::{Detector, Ejection};
 use mesh_core::limit::Limits;
-use mesh_core::pick::{Caller, NoPick, PickArgs, Picker, Reason};
+use mesh_core::pick::{Caller, Labels, NoPick, PickArgs, Picker, Reason};
 use mesh_core::policy::ConnectionConfig;
 use mesh_core::retry::IdempotentMethods;
 use mesh_core::retry::budget::Budget;
@@ -340,6 +340,14 @@ impl Destination {
                 }
             },
         }
+    }
+
+    /// Whether it has an endpoint that is up, of those with the labels; nothing known says yes.
+    pub(crate) fn can_take(&self, subset: Option<&[Labels]>, now: Timestamp) -> bool {
+        let args = PickArgs::new(now).with_subset(subset.unwrap_or_default());
+        self.picker.load().can_take(&args)
+            || matches!(*self.resolution.borrow(), Resolution::Waiting)
+            || self.awaits_check()
     }
 
     fn picker_of(&self, set: EndpointSet<Workers>, policy: &Policy) -> Picker<Workers> {

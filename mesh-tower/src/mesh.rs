@@ -26,8 +26,8 @@ use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
 use mesh_core::fault::Active;
 use mesh_core::pick::Labels;
-use mesh_core::route::RouteRequest;
 use mesh_core::route::filter::Filters;
+use mesh_core::route::{Backend, RouteRequest};
 use mesh_core::snapshot::{DestinationConfig, DestinationId, Routed, Snapshot, Unrouted};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap, Timestamp};
 use mesh_discovery::config_files;
@@ -96,6 +96,19 @@ impl Live {
         self.destinations.get(id.index())
     }
 
+    /// In place of the backend that was drawn, while it has no endpoint that is up, the first of
+    /// those that stand in for it which has one.
+    fn stand_in<'a>(&self, routed: &mut Routed<'a>, now: Timestamp) {
+        let drawn: &'a Backend = routed.backend;
+        let Some(failover) = &drawn.failover else { return };
+        let can_take = |backend: &&'a Backend| {
+            let destination = self.at(backend.destination);
+            destination.is_some_and(|known| known.can_take(backend.subset.as_deref(), now))
+        };
+        routed.backend =
+            std::iter::once(drawn).chain(failover.iter()).find(can_take).unwrap_or(drawn);
+    }
+
     fn destination_of(&self, routed: &Routed<'_>) -> Result<Arc<Destination>, Error> {
         self.at(routed.backend.destination).cloned().ok_or_else(|| {
             Error::new(ErrorKind::NoDestination, "the route names a destination that is gone")
@@ -103,7 +116,9 @@ impl Live {
     }
 
     /// A connection, as a rule has decided.
-    fn connection(&self, routed: &Routed<'_>) -> Result<RoutedConnection, Error> {
+    fn connection(&self, mut routed: Routed<'_>) -> Result<RoutedConnection, Error> {
+        self.stand_in(&mut routed, clock::now());
+        let routed = &routed;
         Ok(RoutedConnection {
             destination: self.destination_of(routed)?,
             policy: routed.backend.policy.clone(),
@@ -344,6 +359,7 @@ impl Mesh {
         match live.snapshot.route(&looked_for, &mut draws.of(Decision::Route)) {
             Ok(mut routed) => {
                 let hashed = keep(request, &mut routed, source, draws);
+                live.stand_in(&mut routed, begun.started);
                 if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
@@ -387,6 +403,7 @@ impl Mesh {
         match live.snapshot.route_to(id, &looked_for, &mut draws.of(Decision::Route)) {
             Ok(mut routed) => {
                 let hashed = keep(request, &mut routed, source, draws);
+                live.stand_in(&mut routed, begun.started);
                 Ok(live.call(request, begun, draws, &routed)?.belong(request, source, hashed))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
@@ -404,7 +421,7 @@ impl Mesh {
             return Ok(RoutedConnection { destination, policy, subset: None });
         };
         let routed = live.snapshot.route_connection(id, &mut || fastrand::u64(..));
-        live.connection(&routed.map_err(|unrouted| no_route(&unrouted, name))?)
+        live.connection(routed.map_err(|unrouted| no_route(&unrouted, name))?)
     }
 
     /// Where a TLS connection goes whose client asks for `sni`, by the `TLSRoute`s of a destination,
@@ -423,7 +440,7 @@ impl Mesh {
             None => None,
         };
         let routed = live.snapshot.route_tls(id, sni, &mut || fastrand::u64(..));
-        live.connection(&routed.map_err(|unrouted| no_route(&unrouted, sni))?)
+        live.connection(routed.map_err(|unrouted| no_route(&unrouted, sni))?)
     }
 
     pub(crate) fn destination(&self, name: &str) -> Result<Arc<Destination>, Error> {

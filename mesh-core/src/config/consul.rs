@@ -3,6 +3,18 @@
 //! What they say is compiled to the same rules as routes. Keys of Consul that nothing acts on here
 //! are refused, as all unknown keys are.
 
+mod resolver;
+mod router;
+mod span;
+
+pub(crate) use resolver::{
+    ConsulFailover, ConsulHashPolicy, ConsulLoadBalancer, FailoverTarget, HashField,
+    LoadBalancerPolicy, ServiceResolver, Subset,
+};
+pub(crate) use router::{
+    ConsulDestination, ConsulHeader, ConsulHttpMatch, ConsulQuery, ConsulRoute, ServiceRouter,
+};
+
 use super::de::Located;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,52 +74,4 @@ pub(crate) struct HeaderModifiers {
     /// Names of fields that go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) remove: Vec<Located<String>>,
-}
-
-/// `service-resolver`: who serves a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(crate) struct ServiceResolver {
-    /// `service-resolver`.
-    pub(crate) kind: String,
-    /// The service.
-    pub(crate) name: Located<String>,
-    /// Its namespace. `default`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) namespace: Option<String>,
-    /// For people and tools; nothing here reads them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) meta: BTreeMap<String, String>,
-    /// The subset of calls that name none. All endpoints.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) default_subset: Option<Located<String>>,
-    /// Parts of its endpoints by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) subsets: BTreeMap<String, Located<Subset>>,
-    /// Another service that gets all calls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) redirect: Option<Located<ResolverRedirect>>,
-}
-
-/// A part of the endpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(crate) struct Subset {
-    /// `Service.Meta.KEY == VALUE`, several joined by `and`.
-    pub(crate) filter: Located<String>,
-}
-
-/// Another service that gets all calls.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(crate) struct ResolverRedirect {
-    /// Its name. The same, for another subset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) service: Option<Located<String>>,
-    /// A subset of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) service_subset: Option<Located<String>>,
-    /// Its namespace. The same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) namespace: Option<String>,
 }

@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     ServerPolicy,
     Listener,
     /// Of Consul, without `apiVersion`.
+    Router,
+    /// Of Consul, without `apiVersion`.
     Splitter,
     /// Of Consul, without `apiVersion`.
     Resolver,
@@ -64,6 +66,7 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::ServerPolicy => "ServerPolicy",
             Self::Listener => "Listener",
+            Self::Router => "service-router",
             Self::Splitter => "service-splitter",
             Self::Resolver => "service-resolver",
         }

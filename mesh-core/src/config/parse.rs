@@ -1,6 +1,6 @@
 //! From texts to objects: each is checked by itself here, and with the others when compiled.
 
-use super::consul::{ServiceResolver, ServiceSplitter};
+use super::consul::{ServiceResolver, ServiceRouter, ServiceSplitter};
 use super::de::{self, Located};
 use super::diagnostic::{Errors, Problem, nearest, resolve};
 use super::filters::HttpRouteFilterSpec;
@@ -60,8 +60,9 @@ pub(super) enum Spec {
     Tcp(TcpRouteSpec),
     Tls(TlsRouteSpec),
     HttpFilter(HttpRouteFilterSpec),
+    Router(ServiceRouter),
     Splitter(ServiceSplitter),
-    Resolver(ServiceResolver),
+    Resolver(Box<ServiceResolver>),
     /// The values stand in [`Object::node`], without the target.
     Traffic(Target),
     /// The values stand in [`Object::node`], without the target.
@@ -176,20 +177,17 @@ fn object(node: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
 
 /// A configuration entry of Consul, which has its name and namespace beside its values.
 fn entry(node: &Node, written: &Node, problems: &mut Vec<Problem>) -> Option<Object> {
-    let known = [Kind::Splitter, Kind::Resolver];
+    let known = [Kind::Router, Kind::Splitter, Kind::Resolver];
     let text = written.text().unwrap_or_default();
     let Some(kind) = known.into_iter().find(|kind| kind.name() == text) else {
-        let problem = match text {
-            "service-router" => Problem::not_supported("kind `service-router`")
-                .help("an HTTPRoute on the Service says the same"),
-            _ => Problem::error(format!("unknown kind `{}`", text.escape_debug()))
-                .suggest(text, known.map(Kind::name)),
-        };
+        let problem = Problem::error(format!("unknown kind `{}`", text.escape_debug()))
+            .suggest(text, known.map(Kind::name));
         problems.push(problem.at(written.at));
         return None;
     };
     let (spec, node) = spec(kind, node, problems)?;
     let (name, namespace) = match &spec {
+        Spec::Router(router) => (&router.name, &router.namespace),
         Spec::Splitter(splitter) => (&splitter.name, &splitter.namespace),
         Spec::Resolver(resolver) => (&resolver.name, &resolver.namespace),
         _ => return None,
@@ -270,8 +268,9 @@ fn spec(kind: Kind, node: &Node, problems: &mut Vec<Problem>) -> Option<(Spec, N
         Kind::TlsRoute => Spec::Tls(de::read(node, problems)?),
         Kind::HttpRouteFilter => Spec::HttpFilter(de::read(node, problems)?),
         Kind::Listener => Spec::Listener(Box::new(de::read(node, problems)?)),
+        Kind::Router => Spec::Router(de::read(node, problems)?),
         Kind::Splitter => Spec::Splitter(de::read(node, problems)?),
-        Kind::Resolver => Spec::Resolver(de::read(node, problems)?),
+        Kind::Resolver => Spec::Resolver(Box::new(de::read(node, problems)?)),
         Kind::TrafficPolicy => {
             let (target, rest) = target(node, problems)?;
             sections::<Policy>(&rest, problems);

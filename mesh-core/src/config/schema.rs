@@ -1,6 +1,6 @@
 //! The JSON schema of all kinds, for editors and for whoever generates configuration.
 
-use super::consul::{ServiceResolver, ServiceSplitter};
+use super::consul::{ServiceResolver, ServiceRouter, ServiceSplitter};
 use super::filters::HttpRouteFilterSpec;
 use super::kinds::{
     GrpcRouteSpec, HttpRouteSpec, Kind, ListenerSpec, Metadata, ServiceSpec, TargetRef,
@@ -35,6 +35,7 @@ pub fn schema() -> Value {
             })
         })
         .collect();
+    kinds.push(generator.subschema_for::<ServiceRouter>().to_value());
     kinds.push(generator.subschema_for::<ServiceSplitter>().to_value());
     kinds.push(generator.subschema_for::<ServiceResolver>().to_value());
     json!({
@@ -54,6 +55,7 @@ fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Value {
         Kind::TcpRoute => of(generator.subschema_for::<TcpRouteSpec>()),
         Kind::TlsRoute => of(generator.subschema_for::<TlsRouteSpec>()),
         Kind::HttpRouteFilter => of(generator.subschema_for::<HttpRouteFilterSpec>()),
+        Kind::Router => of(generator.subschema_for::<ServiceRouter>()),
         Kind::Splitter => of(generator.subschema_for::<ServiceSplitter>()),
         Kind::Resolver => of(generator.subschema_for::<ServiceResolver>()),
         Kind::Listener => of(generator.subschema_for::<ListenerSpec>()),

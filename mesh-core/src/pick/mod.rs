@@ -427,6 +427,19 @@ impl<C> Picker<C> {
         self.pick_by_policy(&args.with_hash(hash), &mut from_hash)
     }
 
+    /// Whether an endpoint that the call may go to is up: neither panic nor what the call has tried
+    /// counts. Looks at endpoints until the first that is.
+    #[must_use]
+    pub fn can_take(&self, args: &PickArgs<'_>) -> bool {
+        let Ok(levels) = self.levels_for(args) else { return false };
+        let mut groups = levels.all().iter().flat_map(|level| level.groups());
+        groups.any(|group| {
+            let members = group.members(self.set.members());
+            let mut all = (0..members.len()).filter_map(|place| members.get(place));
+            all.any(|member| member.endpoint.is_selectable_at(args.now))
+        })
+    }
+
     fn pick_by_policy(
         &self,
         args: &PickArgs<'_>,

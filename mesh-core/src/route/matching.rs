@@ -11,122 +11,14 @@
 //! of a condition that it meets without: rules that single out what must not pass hold.
 
 use super::RouteRequest;
+use super::field::{CookieMatch, HeaderMatch, QueryMatch};
 use super::filter::Fraction;
+use super::value::{Pattern, ValueMatch};
 use crate::draw::Draw;
 use crate::outcome::is_grpc;
-use http::header::COOKIE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use regex::{Regex, RegexBuilder};
+use http::Method;
 use std::cmp::Ordering;
 use std::fmt;
-
-/// Largest compiled form of one expression, in bytes. A bigger one is refused when it is loaded.
-const PATTERN_SIZE: usize = 1 << 20;
-
-/// A regular expression that must cover the whole text.
-#[derive(Clone)]
-pub struct Pattern {
-    text: Box<str>,
-    regex: Regex,
-}
-
-impl Pattern {
-    /// Compiles an expression.
-    ///
-    /// # Errors
-    /// When it is no regular expression, uses what has no linear-time form (look-around, back
-    /// references), or grows past 1 MiB compiled.
-    pub fn new(text: &str) -> Result<Self, regex::Error> {
-        let compile = |text: &str| RegexBuilder::new(text).size_limit(PATTERN_SIZE).build();
-        // By itself first: wrapping must neither repair `a)(b` nor show in the message.
-        compile(text)?;
-        Ok(Self { text: text.into(), regex: compile(&format!("^(?:{text})$"))? })
-    }
-
-    /// Whether the whole of `text` matches.
-    #[must_use]
-    pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text)
-    }
-
-    /// Whether the whole of a value matches, see the [module docs](self).
-    fn is_match_value(&self, value: &[u8]) -> bool {
-        match std::str::from_utf8(value) {
-            Ok(text) => self.is_match(text),
-            Err(_) => self.is_match(&value.iter().copied().map(char::from).collect::<String>()),
-        }
-    }
-
-    /// The expression as it was written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Pattern {}
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pattern({:?})", self.text)
-    }
-}
-
-/// What a text must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ValueMatch {
-    /// This text, letter by letter.
-    Exact(Box<str>),
-    /// Wholly covered by an expression.
-    RegularExpression(Pattern),
-}
-
-impl ValueMatch {
-    fn is_match(&self, text: &str) -> bool {
-        match self {
-            Self::Exact(expected) => **expected == *text,
-            Self::RegularExpression(pattern) => pattern.is_match(text),
-        }
-    }
-
-    fn is_match_value(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Exact(expected) => expected.as_bytes() == value,
-            Self::RegularExpression(pattern) => pattern.is_match_value(value),
-        }
-    }
-
-    /// Whether all that `other` takes is taken by this. May say `false` wrongly, never `true`.
-    fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::RegularExpression(pattern), Self::Exact(text)) => pattern.is_match(text),
-            _ => self == other,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Exact(text) => text.len(),
-            Self::RegularExpression(pattern) => pattern.as_str().len(),
-        }
-    }
-}
-
-impl fmt::Display for ValueMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(text) => write!(f, "= {}", text.escape_debug()),
-            Self::RegularExpression(pattern) => write!(f, "~ {}", pattern.as_str()),
-        }
-    }
-}
 
 /// What the path must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,124 +113,6 @@ impl fmt::Display for PathMatch {
     }
 }
 
-/// What a header must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HeaderMatch {
-    /// Its name.
-    pub name: HeaderName,
-    /// Its value: one of several, or all joined by `,`.
-    pub value: ValueMatch,
-}
-
-impl HeaderMatch {
-    /// A header that must have a value.
-    #[must_use]
-    pub const fn new(name: HeaderName, value: ValueMatch) -> Self {
-        Self { name, value }
-    }
-
-    fn is_match(&self, headers: &HeaderMap) -> bool {
-        let values = headers.get_all(&self.name);
-        let mut count = 0;
-        for value in &values {
-            count += 1;
-            if self.value.is_match_value(value.as_bytes()) {
-                return true;
-            }
-        }
-        if count < 2 {
-            return false;
-        }
-        let all: Vec<&[u8]> = values.iter().map(HeaderValue::as_bytes).collect();
-        self.value.is_match_value(&all.join(&b','))
-    }
-}
-
-/// What a query parameter must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueryMatch {
-    /// Its name, case-sensitive.
-    pub name: Box<str>,
-    /// The value of its first occurrence.
-    pub value: ValueMatch,
-}
-
-impl QueryMatch {
-    /// A parameter that must have a value.
-    #[must_use]
-    pub fn new(name: &str, value: ValueMatch) -> Self {
-        Self { name: name.into(), value }
-    }
-
-    fn is_match(&self, query: Option<&str>) -> bool {
-        let found = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            decoded(name).eq(self.name.bytes()).then_some(value)
-        });
-        let Some(value) = found else { return false };
-        match &self.value {
-            ValueMatch::Exact(expected) => decoded(value).eq(expected.bytes()),
-            ValueMatch::RegularExpression(pattern) if value.contains('%') => {
-                pattern.is_match_value(&decoded(value).collect::<Vec<u8>>())
-            }
-            ValueMatch::RegularExpression(pattern) => pattern.is_match(value),
-        }
-    }
-}
-
-/// The bytes that a percent-encoded text stands for; a `%` without two hex digits is itself.
-pub(crate) fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
-    let mut rest = text.as_bytes();
-    std::iter::from_fn(move || {
-        let (byte, used) = match *rest {
-            [b'%', high, low, ..] => match (hex(high), hex(low)) {
-                (Some(high), Some(low)) => (high << 4 | low, 3),
-                _ => (b'%', 1),
-            },
-            [byte, ..] => (byte, 1),
-            [] => return None,
-        };
-        rest = &rest[used..];
-        Some(byte)
-    })
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
-}
-
-/// What a cookie must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CookieMatch {
-    /// Its name, case-sensitive.
-    pub name: Box<str>,
-    /// The value of its first occurrence, as it stands there.
-    pub value: ValueMatch,
-}
-
-impl CookieMatch {
-    /// A cookie that must have a value.
-    #[must_use]
-    pub fn new(name: &str, value: ValueMatch) -> Self {
-        Self { name: name.into(), value }
-    }
-
-    fn is_match(&self, headers: &HeaderMap) -> bool {
-        let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-        let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
-        let found = pairs.find_map(|pair| {
-            let pair = pair.trim_ascii();
-            let equals = pair.iter().position(|byte| *byte == b'=')?;
-            let (name, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
-            (name == self.name.as_bytes()).then_some(value)
-        });
-        found.is_some_and(|value| self.value.is_match_value(value))
-    }
-}
-
 /// Conditions that must all hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -416,12 +190,10 @@ impl Match {
         };
         path && self.fraction.is_none()
             && (self.method.is_none() || self.method == other.method)
-            && self.headers.iter().all(|mine| {
-                let covered = |theirs: &HeaderMatch| {
-                    mine.name == theirs.name && mine.value.covers(&theirs.value)
-                };
-                other.headers.iter().any(covered)
-            })
+            && self
+                .headers
+                .iter()
+                .all(|mine| other.headers.iter().any(|theirs| mine.covers(theirs)))
             && self.query.iter().all(|mine| {
                 let covered = |theirs: &QueryMatch| {
                     mine.name == theirs.name && mine.value.covers(&theirs.value)
@@ -444,7 +216,8 @@ impl fmt::Display for Match {
         }
         write!(f, "{}", self.path)?;
         for header in &self.headers {
-            write!(f, ", header {} {}", header.name, header.value)?;
+            let not = if header.invert { "not " } else { "" };
+            write!(f, ", header {} {not}{}", header.name, header.value)?;
         }
         for parameter in &self.query {
             write!(f, ", query {} {}", parameter.name.escape_debug(), parameter.value)?;
@@ -462,6 +235,7 @@ impl fmt::Display for Match {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderMap, HeaderName, HeaderValue};
 
     fn pattern(text: &str) -> Pattern {
         Pattern::new(text).expect("valid")
@@ -669,6 +443,37 @@ mod tests {
         ] {
             assert_eq!(with(path, None, headers, |r| any.is_match(r)), any_matches, "{path}");
             assert_eq!(with(path, None, headers, |r| hello.is_match(r)), hello_matches, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_header_may_have_to_be_there_or_another_or_absent() {
+        let of = |value: ValueMatch| HeaderMatch::new(HeaderName::from_static("x"), value);
+        let (one, any) = (|| of(ValueMatch::Exact("1".into())), || of(ValueMatch::Any));
+        let inverted = |header: HeaderMatch| header.inverted();
+        for (header, absent, same, other, both) in [
+            (one(), false, true, false, true),
+            (any(), false, true, true, true),
+            (inverted(one()), false, false, true, false),
+            (inverted(any()), true, false, false, false),
+        ] {
+            let matched = Match { headers: vec![header.clone()], ..Match::any() };
+            let meets = |fields: &[(&'static str, &'static str)]| {
+                with("/", None, fields, |request| matched.is_match(request))
+            };
+            let seen = [&[][..], &[("x", "1")], &[("x", "2")], &[("x", "2"), ("x", "1")]];
+            assert_eq!(seen.map(meets), [absent, same, other, both], "{header:?}");
+        }
+        for (wide, narrow, covers) in [
+            (any(), one(), true),
+            (any(), inverted(one()), true),
+            (any(), inverted(any()), false),
+            (one(), any(), false),
+            (one(), inverted(one()), false),
+            (inverted(one()), inverted(one()), true),
+            (inverted(one()), of(ValueMatch::Exact("2".into())), false),
+        ] {
+            assert_eq!(wide.covers(&narrow), covers, "{wide:?} {narrow:?}");
         }
     }
 }

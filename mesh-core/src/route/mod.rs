@@ -7,15 +7,19 @@
 //! until the first that holds, without an allocation.
 
 mod check;
+mod field;
 pub mod filter;
 mod host;
 mod matching;
 pub mod path;
+mod value;
 
 pub use check::{CheckError, Checked, check_route};
+pub(crate) use field::decoded as percent_decoded;
+pub use field::{CookieMatch, HeaderMatch, QueryMatch};
 pub(crate) use host::{HostTable, canonical, covers};
-pub(crate) use matching::decoded as percent_decoded;
-pub use matching::{CookieMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
+pub use matching::{Match, PathMatch};
+pub use value::{Pattern, ValueMatch};
 
 use self::filter::Filters;
 use crate::config::{Origin, Origins};
@@ -160,6 +164,9 @@ pub struct Backend {
     pub subset: Option<Arc<[Labels]>>,
     /// The rate limit of the route, where it has one of its own: in place of the destination's.
     pub rate_limit: Option<RouteLimitId>,
+    /// Who gets the calls while no endpoint of this can take one, the preferred first; `None`:
+    /// nobody.
+    pub failover: Option<Arc<[Self]>>,
 }
 
 /// A match with the rule it selects.

@@ -3,6 +3,7 @@
 
 mod affinity;
 mod cancel;
+mod chains;
 mod config;
 mod down;
 mod faults;

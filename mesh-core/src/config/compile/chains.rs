@@ -11,14 +11,20 @@
 //! resolver of the other service; one that does not says which endpoints a subset has. Whoever comes
 //! back to where it was is an error.
 //!
+//! *Failover*: while no endpoint at the end of a share can take a call, the first of the targets gets
+//! it that has one which can. Targets have no failover of their own.
+//!
 //! Source: Consul, configuration entries `service-splitter` and `service-resolver`.
 
-use super::super::consul::{HeaderModifiers, ServiceResolver, ServiceSplitter, Split};
+use super::super::consul::{
+    ConsulFailover, FailoverTarget, HeaderModifiers, ServiceResolver, ServiceSplitter, Split,
+    Subset,
+};
 use super::super::de::Located;
 use super::super::kinds::AppProtocol;
 use super::super::parse::Spec;
 use super::super::source::Location;
-use super::{Compiler, Problem, destination};
+use super::{Compiler, Problem};
 use crate::name::DEFAULT_NAMESPACE;
 use crate::route::filter::{Filters, HeaderEdits};
 use crate::snapshot::{DestinationId, Snapshot};
@@ -28,6 +34,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 const PARTS: f64 = 100.0;
 /// Most destinations of one chain.
 const MOST: usize = 1_000;
+/// Most splitters or redirects one after the other.
+const DEPTH: usize = 64;
 
 /// The entries of all services, and the chains that were asked for.
 #[derive(Default)]
@@ -35,6 +43,10 @@ pub(super) struct Chains<'a> {
     splitters: HashMap<DestinationId, &'a ServiceSplitter>,
     resolvers: HashMap<DestinationId, &'a ServiceResolver>,
     known: HashMap<DestinationId, Option<Vec<(u64, Leaf)>>>,
+    /// What splitters have come to: each is looked at once, however many lead to it.
+    splits: HashMap<DestinationId, Option<Vec<(u64, Leaf)>>>,
+    /// Services for bytes.
+    bytes: HashSet<DestinationId>,
 }
 
 /// Where a share of a chain ends.
@@ -43,11 +55,18 @@ pub(super) struct Leaf {
     pub(super) destination: DestinationId,
     pub(super) labels: Option<Located<BTreeMap<String, String>>>,
     pub(super) filters: Filters,
+    /// Who gets the calls while this cannot take them, the preferred first.
+    pub(super) failover: Vec<Self>,
 }
 
 impl Leaf {
     fn is_whole(&self, id: DestinationId) -> bool {
-        self.destination == id && self.labels.is_none() && self.filters.is_empty()
+        let plain = self.labels.is_none() && self.filters.is_empty() && self.failover.is_empty();
+        self.destination == id && plain
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.destination == other.destination && self.labels == other.labels
     }
 }
 
@@ -55,14 +74,16 @@ impl<'a> Compiler<'a> {
     /// Finds the entries, and tells what is wrong in each.
     pub(super) fn chains(&mut self, snapshot: &Snapshot) {
         let documents = self.documents;
+        let known = (0..).map(DestinationId).zip(&snapshot.destinations);
+        let bytes = known.filter(|(_, known)| known.app_protocol == AppProtocol::Tcp);
+        self.chains.bytes = bytes.map(|(id, _)| id).collect();
         for object in &documents.objects {
             match &object.spec {
                 Spec::Splitter(splitter) => {
                     let Some(id) = self.service(&splitter.name, &object.namespace) else {
                         continue;
                     };
-                    let known = destination(snapshot, id);
-                    if known.is_some_and(|known| known.app_protocol == AppProtocol::Tcp) {
+                    if self.chains.bytes.contains(&id) {
                         let what = "a Service for bytes cannot be split: requests are";
                         self.problems.push(Problem::error(what).at(splitter.name.at));
                     }
@@ -86,10 +107,8 @@ impl<'a> Compiler<'a> {
         let mut names: Vec<(DestinationId, &ServiceResolver)> =
             self.chains.resolvers.iter().map(|(id, resolver)| (*id, *resolver)).collect();
         names.sort_unstable_by_key(|(id, _)| *id);
-        for (_, resolver) in names {
-            for subset in resolver.subsets.values() {
-                self.labels(&subset.filter);
-            }
+        for (id, resolver) in names {
+            self.check(id, resolver);
         }
     }
 
@@ -108,7 +127,7 @@ impl<'a> Compiler<'a> {
         found
     }
 
-    fn split(
+    pub(super) fn split(
         &mut self,
         id: DestinationId,
         path: &mut Vec<DestinationId>,
@@ -116,7 +135,26 @@ impl<'a> Compiler<'a> {
         let Some(splitter) = self.chains.splitters.get(&id).copied() else {
             return Some(vec![(1, self.resolved(id, None, &mut Vec::new())?)]);
         };
+        if let Some(known) = self.chains.splits.get(&id) {
+            return known.clone();
+        }
+        let found = self.split_by(splitter, id, path);
+        self.chains.splits.insert(id, found.clone());
+        found
+    }
+
+    fn split_by(
+        &mut self,
+        splitter: &ServiceSplitter,
+        id: DestinationId,
+        path: &mut Vec<DestinationId>,
+    ) -> Option<Vec<(u64, Leaf)>> {
         let at = splitter.name.at;
+        if path.len() >= DEPTH {
+            let what = format!("more than {DEPTH} splitters follow one another");
+            self.tell_once(Problem::error(what).at(at), at);
+            return None;
+        }
         if path.contains(&id) {
             let what = format!("the splitter of `{}` comes back to itself", splitter.name.value);
             self.tell_once(Problem::error(what).at(at), at);
@@ -160,7 +198,7 @@ impl<'a> Compiler<'a> {
         }
         let namespace = split.namespace.as_ref().or(splitter.namespace.as_ref());
         let target = match &split.service {
-            Some(name) => self.other(name, namespace)?,
+            Some(name) => self.next_hop(name, namespace, id)?,
             None => id,
         };
         let mut leaves = match &split.service_subset {
@@ -176,15 +214,37 @@ impl<'a> Compiler<'a> {
         Some((weight?, leaves))
     }
 
-    fn resolved(
+    /// Where a service, or a subset of it, leads by its resolver.
+    pub(super) fn resolved(
         &mut self,
         id: DestinationId,
         asked: Option<&Located<String>>,
         path: &mut Vec<DestinationId>,
     ) -> Option<Leaf> {
-        let leaf = |labels| Leaf { destination: id, labels, filters: Filters::default() };
+        let (mut leaf, subset) = self.end(id, asked, path)?;
+        let resolver = self.chains.resolvers.get(&leaf.destination).copied();
+        if let Some(resolver) = resolver {
+            let own = subset.and_then(|subset| resolver.failover.get(&subset));
+            if let Some(written) = own.or_else(|| resolver.failover.get("*")) {
+                leaf.failover = self.failover(resolver, written, &leaf)?;
+            }
+        }
+        Some(leaf)
+    }
+
+    /// The same without failover, with the name of the subset.
+    fn end(
+        &mut self,
+        id: DestinationId,
+        asked: Option<&Located<String>>,
+        path: &mut Vec<DestinationId>,
+    ) -> Option<(Leaf, Option<String>)> {
+        let leaf = |labels| {
+            let (filters, failover) = (Filters::default(), Vec::new());
+            Leaf { destination: id, labels, filters, failover }
+        };
         let Some(resolver) = self.chains.resolvers.get(&id).copied() else {
-            let Some(asked) = asked else { return Some(leaf(None)) };
+            let Some(asked) = asked else { return Some((leaf(None), None)) };
             let what =
                 format!("there is no service-resolver with a subset `{}`", asked.escape_debug());
             self.tell_once(Problem::error(what).at(asked.at), asked.at);
@@ -193,19 +253,22 @@ impl<'a> Compiler<'a> {
         if let Some(redirect) = &resolver.redirect {
             let namespace = redirect.namespace.as_ref().or(resolver.namespace.as_ref());
             let target = match &redirect.service {
-                Some(name) => self.other(name, namespace)?,
+                Some(name) => self.next_hop(name, namespace, id)?,
                 None => id,
             };
             path.push(id);
-            if path.contains(&target) {
-                let what = format!("the redirect of `{}` comes back to it", resolver.name.value);
-                self.tell_once(Problem::error(what).at(redirect.at), redirect.at);
-                return None;
-            }
-            return self.resolved(target, redirect.service_subset.as_ref(), path);
+            let what = if path.contains(&target) {
+                format!("the redirect of `{}` comes back to it", resolver.name.value)
+            } else if path.len() > DEPTH {
+                format!("more than {DEPTH} redirects follow one another")
+            } else {
+                return self.end(target, redirect.service_subset.as_ref(), path);
+            };
+            self.tell_once(Problem::error(what).at(redirect.at), redirect.at);
+            return None;
         }
         let Some(name) = asked.or(resolver.default_subset.as_ref()) else {
-            return Some(leaf(None));
+            return Some((leaf(None), None));
         };
         let Some(subset) = resolver.subsets.get(&**name) else {
             let what = format!(
@@ -217,14 +280,108 @@ impl<'a> Compiler<'a> {
             self.tell_once(Problem::error(what).at(name.at).suggest(name, known), name.at);
             return None;
         };
-        Some(leaf(Some(self.labels(&subset.filter)?)))
+        Some((leaf(self.labels_of(subset)?), Some(name.value.clone())))
     }
 
-    /// The service that an entry names, told once if there is none.
-    fn other(
+    /// Who gets the calls while `leaf` cannot take them; itself and what stands there twice are left
+    /// out.
+    fn failover(
+        &mut self,
+        resolver: &ServiceResolver,
+        written: &Located<ConsulFailover>,
+        leaf: &Leaf,
+    ) -> Option<Vec<Leaf>> {
+        let at = written.at;
+        let ConsulFailover { service, service_subset, namespace, targets } = &written.value;
+        let alone = FailoverTarget {
+            service: service.clone(),
+            service_subset: service_subset.clone(),
+            namespace: namespace.clone(),
+        };
+        let one = alone != FailoverTarget::default();
+        if one && !targets.is_empty() {
+            let what = "`Targets` stands alone: it names the services itself";
+            self.tell_once(Problem::error(what).at(at), at);
+            return None;
+        }
+        if !one && targets.is_empty() {
+            let problem = Problem::error("this failover names nobody").at(at);
+            self.tell_once(problem.help("write `Service`, `ServiceSubset` or `Targets`"), at);
+            return None;
+        }
+        let alone = [Located { value: alone, at }];
+        let mut found: Vec<Leaf> = Vec::new();
+        for target in if one { &alone[..] } else { targets } {
+            let namespace = target.namespace.as_ref().or(resolver.namespace.as_ref());
+            let id = match &target.service {
+                Some(name) => self.next_hop(name, namespace, leaf.destination)?,
+                None => leaf.destination,
+            };
+            let (next, _) = self.end(id, target.service_subset.as_ref(), &mut Vec::new())?;
+            if !next.is_like(leaf) && !found.iter().any(|known| next.is_like(known)) {
+                found.push(next);
+            }
+        }
+        Some(found)
+    }
+
+    /// Tells what is wrong in a resolver, whether or not a call comes by.
+    fn check(&mut self, id: DestinationId, resolver: &ServiceResolver) {
+        for subset in resolver.subsets.values() {
+            self.labels_of(subset);
+        }
+        if let (Some(redirect), Some(failover)) =
+            (&resolver.redirect, resolver.failover.values().next())
+        {
+            let what = "a resolver that redirects has no failover: who it leads to may have";
+            let problem = Problem::error(what).at(failover.at);
+            self.tell_once(problem.other(redirect.at, "the redirect"), failover.at);
+            return;
+        }
+        for (subset, written) in &resolver.failover {
+            let labels = match resolver.subsets.get(subset) {
+                Some(subset) => self.labels_of(subset).flatten(),
+                None if subset == "*" => None,
+                None => {
+                    let what = format!(
+                        "service `{}` has no subset `{}`",
+                        resolver.name.value,
+                        subset.escape_debug()
+                    );
+                    let known = resolver.subsets.keys().map(String::as_str);
+                    let problem = Problem::error(what).at(written.at).suggest(subset, known);
+                    self.tell_once(problem.help("`*` is any that is not named"), written.at);
+                    continue;
+                }
+            };
+            let (filters, failover) = (Filters::default(), Vec::new());
+            self.failover(resolver, written, &Leaf { destination: id, labels, filters, failover });
+        }
+    }
+
+    /// The labels that a subset asks for; `Some(None)` is all endpoints.
+    fn labels_of(&mut self, subset: &Subset) -> Option<Option<Located<BTreeMap<String, String>>>> {
+        if let Some(only) = subset.only_passing.as_ref().filter(|only| only.value) {
+            let what = Problem::not_supported("`OnlyPassing`").at(only.at);
+            self.tell_once(
+                what.help("endpoints that are `Degraded` get calls that healthy ones cannot take"),
+                only.at,
+            );
+            return None;
+        }
+        match &subset.filter {
+            Some(filter) if !filter.is_empty() => self.labels(filter).map(Some),
+            _ => Some(None),
+        }
+    }
+
+    /// The service that an entry of another one names, told once if there is none or it speaks
+    /// something else.
+    pub(super) fn next_hop(
         &mut self,
         name: &Located<String>,
         namespace: Option<&String>,
+        from: DestinationId,
     ) -> Option<DestinationId> {
         let namespace = namespace.map_or(DEFAULT_NAMESPACE, |namespace| namespace);
         let before = self.problems.len();
@@ -232,7 +389,19 @@ impl<'a> Compiler<'a> {
         if found.is_none() && !self.warned.insert(name.at) {
             self.problems.truncate(before);
         }
-        found
+        let found = found?;
+        let bytes = |id: DestinationId| self.chains.bytes.contains(&id);
+        if bytes(found) != bytes(from) {
+            let what = if bytes(found) {
+                format!("Service `{}` is for bytes, and this for requests", name.escape_debug())
+            } else {
+                format!("Service `{}` is for requests, and this for bytes", name.escape_debug())
+            };
+            let problem = Problem::error(what).at(name.at);
+            self.tell_once(problem.help("all services of a chain speak the same"), name.at);
+            return None;
+        }
+        Some(found)
     }
 
     /// The labels that a filter asks for.
@@ -262,7 +431,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn modifiers(&mut self, written: Option<&HeaderModifiers>) -> Option<HeaderEdits> {
+    pub(super) fn modifiers(&mut self, written: Option<&HeaderModifiers>) -> Option<HeaderEdits> {
         let written = written?;
         let mut names = HashSet::new();
         let mut edits = HeaderEdits::default();

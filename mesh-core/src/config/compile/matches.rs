@@ -145,7 +145,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn pattern(&mut self, text: &str, at: Location) -> Option<Pattern> {
+    pub(super) fn pattern(&mut self, text: &str, at: Location) -> Option<Pattern> {
         match Pattern::new(text) {
             Ok(pattern) => Some(pattern),
             Err(error) => {

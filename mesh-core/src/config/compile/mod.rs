@@ -15,6 +15,8 @@ mod picks;
 mod policies;
 mod rate_limits;
 mod reach;
+mod resolvers;
+mod routers;
 mod routes;
 mod rules;
 mod tls;

@@ -7,7 +7,7 @@ use super::super::server_policy::ServerPolicy;
 use super::super::source::{Origin, Origins};
 use super::super::tree::{Node, Value};
 use super::merge::{join, nothing, origins, overlay};
-use super::{Compiler, Problem, overload};
+use super::{Compiler, Problem, overload, resolvers};
 use crate::fault;
 use crate::health::Invalid;
 use crate::name::DestinationName;
@@ -74,6 +74,14 @@ impl Compiler<'_> {
             match &object.spec {
                 Spec::Traffic(target) => self.file(&mut traffic, object, target),
                 Spec::Server(target) => self.file(&mut server, object, target),
+                Spec::Resolver(resolver) => {
+                    let name = DestinationName::new(&object.namespace, &resolver.name).ok();
+                    // That there is no such Service is told with the chains.
+                    if let Some(name) = name.filter(|name| self.services.contains_key(name)) {
+                        let stated = resolvers::policy(resolver, &mut self.problems);
+                        add(&mut traffic.services, name, &stated, &mut self.problems);
+                    }
+                }
                 _ => {}
             }
         }

@@ -69,6 +69,8 @@ fn followed(candidate: &Candidate) -> Option<Match> {
         None => return Some(matched),
         Some(PathEdit::Full(path)) => PathMatch::Exact(path.clone()),
         Some(PathEdit::Prefix { replacement, .. }) => PathMatch::Prefix(replacement.clone()),
+        // Redirects replace whole segments.
+        Some(PathEdit::Start { .. }) => return None,
     };
     Some(Match { path, ..matched })
 }

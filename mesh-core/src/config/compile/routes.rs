@@ -1,11 +1,13 @@
 //! Routes: rules with their matches and destinations, in the order in which they are tried.
 
+use super::super::consul::ServiceRouter;
 use super::super::de::Located;
-use super::super::kinds::ParentRef;
+use super::super::kinds::{AppProtocol, ParentRef};
 use super::super::parse::{Object, Spec};
 use super::super::source::Location;
 use super::destinations::host_problem;
 use super::merge::nothing;
+use super::routers::Routed;
 use super::rules::{Written, implicit};
 use super::{Compiler, Problem};
 use crate::route::{Entries, Entry, Match, PathMatch, Rule, covers};
@@ -21,13 +23,19 @@ pub(super) struct Candidate {
     pub(super) at: Location,
     /// Creation time, namespace and name of the route, number of the rule.
     age: (Option<String>, String, usize),
+    /// Its number, if it is tried in the order in which it is written.
+    rank: Option<usize>,
 }
 
 impl Candidate {
     fn order(&self, other: &Self) -> Ordering {
         // A route without a creation time comes from a file, which is as new as can be.
         let age = |this: &Self| (this.age.0.is_none(), this.age.clone());
-        self.entry.matched.precedence(&other.entry.matched).then_with(|| age(self).cmp(&age(other)))
+        self.rank.cmp(&other.rank).then_with(|| {
+            let precedence = self.entry.matched.precedence(&other.entry.matched);
+            if self.rank.is_some() { Ordering::Equal } else { precedence }
+                .then_with(|| age(self).cmp(&age(other)))
+        })
     }
 }
 
@@ -43,6 +51,8 @@ pub(super) struct Route<'a> {
 pub(super) struct Attached {
     services: HashMap<DestinationId, Vec<Candidate>>,
     hosts: BTreeMap<String, Vec<Candidate>>,
+    /// Those of a router, and where it stands.
+    routers: HashMap<DestinationId, (Vec<Candidate>, Location)>,
     pub(super) tcp: HashMap<DestinationId, (Arc<Rule>, Location)>,
     /// By Service, `None` being listeners without one, and by name.
     pub(super) tls: BTreeMap<(Option<DestinationId>, String), (Arc<Rule>, Location)>,
@@ -111,6 +121,7 @@ impl Compiler<'_> {
                     let rules = spec.rules.iter().map(Written::of_connections).collect();
                     self.attach_tls(snapshot, &mut attached, &route, rules);
                 }
+                Spec::Router(router) => self.attach_router(snapshot, &mut attached, object, router),
                 _ => {}
             }
         }
@@ -141,6 +152,7 @@ impl Compiler<'_> {
                 entry: Entry { matched, rule: rule.clone() },
                 at,
                 age: (object.created.clone(), name.clone(), index),
+                rank: None,
             }));
         }
         for id in self.parents(route) {
@@ -159,6 +171,36 @@ impl Compiler<'_> {
                     .extend(candidates.iter().cloned()),
             }
         }
+    }
+
+    /// Compiles the routes of a router for its service.
+    fn attach_router(
+        &mut self,
+        snapshot: &Snapshot,
+        attached: &mut Attached,
+        object: &Object,
+        router: &ServiceRouter,
+    ) {
+        let at = router.name.at;
+        let Some(id) = self.service(&router.name, &object.namespace) else { return };
+        let known = snapshot.destinations.get(id.index());
+        if known.is_some_and(|known| known.app_protocol == AppProtocol::Tcp) {
+            let what = "a Service for bytes has no routes: requests have";
+            self.problems.push(Problem::error(what).at(at));
+            return;
+        }
+        let mut candidates = Vec::new();
+        for (rank, Routed { matches, at, rule }) in
+            self.router(snapshot, router, id).into_iter().enumerate()
+        {
+            candidates.extend(matches.into_iter().map(|matched| Candidate {
+                entry: Entry { matched, rule: rule.clone() },
+                at,
+                age: (None, String::new(), 0),
+                rank: Some(rank),
+            }));
+        }
+        attached.routers.insert(id, (candidates, at));
     }
 
     /// The services that a route is attached to.
@@ -219,13 +261,30 @@ impl Compiler<'_> {
                 None => implicit.clone(),
             };
             snapshot.tcp.push(tcp);
-            let mut candidates = attached.services.remove(&id).unwrap_or_else(|| {
-                vec![Candidate {
-                    entry: Entry { matched: Match::any(), rule: implicit },
-                    at: Location::default(),
-                    age: (None, String::new(), 0),
-                }]
-            });
+            let rest = Candidate {
+                entry: Entry { matched: Match::any(), rule: implicit },
+                at: Location::default(),
+                age: (None, String::new(), 0),
+                rank: None,
+            };
+            let mut candidates = match (attached.services.remove(&id), attached.routers.remove(&id))
+            {
+                (None, None) => vec![rest],
+                (Some(routes), None) => routes,
+                (None, Some((mut routes, _))) => {
+                    routes.push(Candidate { rank: Some(usize::MAX), ..rest });
+                    routes
+                }
+                (Some(routes), Some((_, at))) => {
+                    let what = format!("Service `{}` has routes of two kinds", known.name);
+                    let problem = Problem::error(what).at(at).help(
+                        "calls to it are decided by routes attached to it or by a service-router",
+                    );
+                    let other = routes.first().map_or(at, |route| route.at);
+                    self.problems.push(problem.other(other, "a route"));
+                    continue;
+                }
+            };
             candidates.sort_by(Candidate::order);
             self.unreachable(&candidates);
             self.loops(&candidates);

@@ -7,12 +7,13 @@ use super::super::parse::Object;
 use super::super::source::{Location, Origin, Origins};
 use super::super::span;
 use super::super::tree::{Node, Value};
-use super::chains::combine;
+use super::chains::{Leaf, combine};
 use super::filters::Place;
 use super::merge::{entry, join, nothing, overlay};
 use super::{Compiler, Problem, destination};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::policy::Policy;
+use crate::route::filter::Filters;
 use crate::route::{Backend, Match, Rule};
 use crate::snapshot::{DestinationConfig, DestinationId, RouteLimit, RouteLimitId, Snapshot};
 use std::sync::Arc;
@@ -181,7 +182,7 @@ impl Compiler<'_> {
         id: DestinationId,
         overlaid: &Node,
     ) -> Backend {
-        let (weight, filters, subset) = (1, None, None);
+        let (weight, filters, subset, failover) = (1, None, None, None);
         if matches!(&overlaid.value, Value::Map(entries) if entries.is_empty()) {
             let (policy, origins) = (target.policy.clone(), target.origins.clone());
             let rate_limit = None;
@@ -193,6 +194,7 @@ impl Compiler<'_> {
                 filters,
                 subset,
                 rate_limit,
+                failover,
             };
         }
         let mut merged = self.levels.of_destination(&target.name);
@@ -202,7 +204,7 @@ impl Compiler<'_> {
         Arc::make_mut(&mut policy).protocol = target.policy.protocol;
         Arc::make_mut(&mut origins).insert("protocol".to_owned(), target.origins.of("protocol"));
         let rate_limit = None;
-        Backend { destination: id, weight, policy, origins, filters, subset, rate_limit }
+        Backend { destination: id, weight, policy, origins, filters, subset, rate_limit, failover }
     }
 
     /// What a destination of a rule is in the end, by the chain behind it.
@@ -215,13 +217,28 @@ impl Compiler<'_> {
         let chain = self.chain(backend.destination).filter(|_| backend.subset.is_none());
         let Some(leaves) = chain else { return vec![(1, backend)] };
         let around = backend.filters.as_deref().cloned().unwrap_or_default();
+        self.ends(snapshot, leaves, &around, overlaid)
+    }
+
+    /// The destinations at the ends of a chain, with what is done around it.
+    pub(super) fn ends(
+        &mut self,
+        snapshot: &Snapshot,
+        leaves: Vec<(u64, Leaf)>,
+        around: &Filters,
+        overlaid: &Node,
+    ) -> Vec<(u64, Backend)> {
         let leaves = leaves.into_iter().filter_map(|(share, leaf)| {
             let target = destination(snapshot, leaf.destination)?;
             let subset = self.subset(leaf.labels.as_slice(), target);
             let filters = around.clone().with(leaf.filters);
+            let next = leaf.failover.into_iter().map(|next| (1, next)).collect();
+            let next = self.ends(snapshot, next, &filters, overlaid);
+            let failover: Arc<[Backend]> = next.into_iter().map(|(_, next)| next).collect();
+            let failover = (!failover.is_empty()).then_some(failover);
             let filters = (!filters.is_empty()).then(|| Arc::new(filters));
             let backend = self.backend_at(target, leaf.destination, overlaid);
-            Some((share, Backend { subset, filters, ..backend }))
+            Some((share, Backend { subset, filters, failover, ..backend }))
         });
         leaves.collect()
     }
@@ -238,6 +255,11 @@ impl Compiler<'_> {
             self.route_limits.push(limit);
         }
         backend.rate_limit = u32::try_from(index).ok().map(RouteLimitId);
+        if let Some(failover) = &backend.failover {
+            let mut standing_in = failover.to_vec();
+            standing_in.iter_mut().for_each(|next| self.limited(object, next));
+            backend.failover = Some(standing_in.into());
+        }
     }
 
     /// The destinations of a rule with their weights: as they are written where nothing is behind
@@ -322,9 +344,10 @@ pub(super) fn implicit(
     origin: &Origin,
 ) -> Arc<Rule> {
     let (policy, origins) = (policy.clone(), origins.clone());
-    let (filters, subset, rate_limit) = (None, None, None);
+    let (filters, subset, rate_limit, failover) = (None, None, None, None);
+    let (destination, weight) = (id, 1);
     let backend =
-        Backend { destination: id, weight: 1, policy, origins, filters, subset, rate_limit };
+        Backend { destination, weight, policy, origins, filters, subset, rate_limit, failover };
     let label = format!("{name}/default");
     Arc::new(Rule::new(label.into(), vec![Match::any()], vec![backend], origin.clone()))
 }

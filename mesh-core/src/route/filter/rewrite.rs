@@ -28,6 +28,13 @@ pub enum PathEdit {
         /// Those instead, without a final slash; empty for none.
         replacement: Box<str>,
     },
+    /// Another beginning, letter by letter, wherever segments end (Envoy `prefix_rewrite`).
+    Start {
+        /// How many bytes the rule matches.
+        matched: usize,
+        /// What stands instead.
+        replacement: Box<str>,
+    },
 }
 
 impl PathEdit {
@@ -45,7 +52,8 @@ impl PathEdit {
         Self::Prefix { matched: bare(matched), replacement: bare(replacement) }
     }
 
-    /// The path that a request is given. One that begins with another prefix stays as it is.
+    /// The path that a request is given. One that begins with another prefix stays as it is, and so
+    /// does one where the new beginning would make a segment `.` or `..` of what follows it.
     #[must_use]
     pub fn apply<'a>(&'a self, path: &'a str) -> Cow<'a, str> {
         match self {
@@ -56,6 +64,19 @@ impl PathEdit {
                 Some(rest) if rest.starts_with('/') => Cow::Owned(format!("{replacement}{rest}")),
                 _ => Cow::Borrowed(path),
             },
+            Self::Start { matched, replacement } => {
+                let Some(rest) = path.get(*matched..) else { return Cow::Borrowed(path) };
+                let rest = match rest.strip_prefix('/') {
+                    Some(bare) if replacement.ends_with('/') => bare,
+                    _ => rest,
+                };
+                let before = replacement.rsplit('/').next().unwrap_or_default();
+                let after = rest.split('/').next().unwrap_or_default();
+                if is_dots(&format!("{before}{after}")) {
+                    return Cow::Borrowed(path);
+                }
+                Cow::Owned(format!("{replacement}{rest}"))
+            }
         }
     }
 
@@ -76,8 +97,17 @@ impl fmt::Display for PathEdit {
             Self::Prefix { matched, replacement } => {
                 write!(f, "path {matched}/… to {replacement}/…")
             }
+            Self::Start { matched, replacement } => {
+                write!(f, "the first {matched} bytes of the path to {replacement}")
+            }
         }
     }
+}
+
+/// Whether a segment is `.` or `..`, written plainly or percent-encoded.
+fn is_dots(segment: &str) -> bool {
+    let plain = segment.replace("%2e", ".").replace("%2E", ".");
+    matches!(plain.as_str(), "." | "..")
 }
 
 /// Another host or path for a request that is sent on.
@@ -208,6 +238,29 @@ mod tests {
                 expected,
                 "{path}: {prefix} to {replacement}"
             );
+        }
+    }
+
+    #[test]
+    fn another_beginning_makes_no_way_out_of_its_folder() {
+        let edit = |matched: &str, replacement: &str| PathEdit::Start {
+            matched: matched.len(),
+            replacement: replacement.into(),
+        };
+        for (matched, replacement, path, expected) in [
+            ("/admin", "/", "/admin", "/"),
+            ("/admin", "/", "/admin/users", "/users"),
+            ("/admin/", "/", "/admin/users", "/users"),
+            ("/admin", "/root", "/administrator", "/rootistrator"),
+            ("/admin", "/root/", "/admin//x", "/root//x"),
+            ("/a", "/", "/a/", "/"),
+            ("/a", "/b/", "/a../secret", "/a../secret"),
+            ("/a", "/b/", "/a%2e%2E/secret", "/a%2e%2E/secret"),
+            ("/a", "/b.", "/a./secret", "/a./secret"),
+            ("/a", "/b/", "/a...", "/b/..."),
+            ("/long", "/b", "/l", "/l"),
+        ] {
+            assert_eq!(edit(matched, replacement).apply(path), expected, "{matched} {path}");
         }
     }
 

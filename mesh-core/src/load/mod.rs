@@ -185,16 +185,20 @@ impl Load {
 
     /// A success, for the expected wait.
     pub fn succeeded(&self, now: Timestamp, latency: Duration) {
-        self.wait.succeeded(now, latency, self.average());
+        let distance = self.wait.succeeded(now, latency, self.average());
         if let Some(recent) = &self.recent {
             recent.succeeded(latency);
+            if let Some(distance) = distance {
+                recent.differed(distance);
+            }
             recent.heard(Seat::from_bits(self.seat.load(Relaxed)), now);
         }
     }
 
-    /// A failure or timeout, for the expected wait.
-    pub fn failed(&self, now: Timestamp) {
-        self.wait.failed(now);
+    /// A failure or timeout, for the expected wait. `alone` is for how long the server asks to be
+    /// left alone, if it does; at most [`MAX_PENALTY`] of it counts.
+    pub fn failed(&self, now: Timestamp, alone: Option<Duration>) {
+        self.wait.failed(now, alone);
     }
 
     /// It can be connected to again after it could not: its failures were those of a process that
@@ -263,7 +267,14 @@ impl Load {
     pub fn expected_wait(&self, now: Timestamp) -> f64 {
         // Only the policy that compares this says when an attempt began with nothing pending.
         let is_compared = self.seat.load(Relaxed) != 0;
-        self.wait.seen(now, self.in_flight(), is_compared, self.average())
+        self.wait.seen(now, self.in_flight(), is_compared, self.average(), 1.0)
+    }
+
+    /// As [`Load::expected_wait`], for an endpoint that may have so many times more in flight than
+    /// others.
+    pub(crate) fn weighted_wait(&self, now: Timestamp, weight: f32) -> f64 {
+        let is_compared = self.seat.load(Relaxed) != 0;
+        self.wait.seen(now, self.in_flight(), is_compared, self.average(), weight)
     }
 
     /// As [`Load::expected_wait`], by what the endpoint [reported](report::Report): its calls in

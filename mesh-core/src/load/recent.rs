@@ -19,6 +19,8 @@ const REMEMBERED: usize = 8;
 const NEWEST: f32 = 0.02;
 /// A change of the average below this is not worth a write to a word that all threads read.
 const WORTH: f32 = 0.002;
+/// The same of the spread.
+const WORTH_OF_SPREAD: f32 = 0.001;
 /// How long reports count as coming, after the last.
 const REPORTING: Duration = Duration::from_secs(10);
 /// How often the service time must contain the round trip of a probe.
@@ -42,6 +44,9 @@ pub(crate) struct Recent {
     groups: AtomicU32,
     /// Average latency of successes in seconds, of logarithms; bits of `f32`.
     average: AtomicU32,
+    /// Mean distance of the logarithm of a latency from what was expected of its endpoint; bits of
+    /// `f32`.
+    spread: AtomicU32,
     /// Round trip of probes in seconds; bits of `f32`, 0 until the first.
     round_trip: AtomicU32,
     /// When one was too long for the last time; nanoseconds.
@@ -138,6 +143,21 @@ impl Recent {
         let new = if old > 0.0 { old * (latency / old).powf(NEWEST) } else { latency };
         if (new - old).abs() > old * WORTH {
             self.average.store(new.to_bits(), Relaxed);
+        }
+    }
+
+    /// By how much latencies differ from what is expected of their endpoints, in logarithms; 0 if
+    /// nothing is known.
+    pub(crate) fn spread(&self) -> f32 {
+        f32::from_bits(self.spread.load(Relaxed))
+    }
+
+    /// A latency was so far from what was expected, in logarithms.
+    pub(crate) fn differed(&self, distance: f32) {
+        let old = self.spread();
+        let change = (distance - old) * NEWEST;
+        if change.abs() > WORTH_OF_SPREAD {
+            self.spread.store((old + change).to_bits(), Relaxed);
         }
     }
 

@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | success after `r` | `s^0.7 · r^0.3`: an average of logarithms, which one slow call does not upset | `0.9·e` |
 //! | failure, timeout | – | `e + 0.1·(1 − e)` |
+//! | failure with the wish to be left alone for a while | – | 1 as long as that lasts, at most 300 s |
 //! | it can be connected to again after it could not | – | 0 |
 //! | time | after 30 s without news, what is above the average falls back to it: `a + (s − a)·30 s/age` | `e·τ/(τ + age)`, `τ` = 20 s |
 //!
@@ -27,7 +28,7 @@
 //! Source: ours. Shortest expected delay (Winston 1977) is the idea behind the product; the
 //! measurements behind the constants are in `docs/balancing.md`.
 
-use super::Report;
+use super::{MAX_PENALTY, Report};
 use crate::Timestamp;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub(super) struct Wait {
     own: AtomicU64,
     /// When it last answered, or was picked with nothing pending; nanoseconds.
     progress: AtomicU64,
+    /// Until when it asked to be left alone; nanoseconds.
+    alone_until: AtomicU64,
     /// [`Told`].
     told: AtomicU64,
     /// When; nanoseconds, the lowest bit set if it has left a question since unanswered; 0 if it
@@ -72,6 +75,7 @@ impl Wait {
         Self {
             own: AtomicU64::new(0),
             progress: AtomicU64::new(0),
+            alone_until: AtomicU64::new(0),
             told: AtomicU64::new(0),
             told_at: AtomicU64::new(0),
         }
@@ -95,8 +99,8 @@ impl Wait {
         }
     }
 
-    /// It answered well.
-    pub(super) fn succeeded(&self, now: Timestamp, latency: Duration, average: f32) {
+    /// It answered well; returns how far the logarithm of the latency is from what was expected.
+    pub(super) fn succeeded(&self, now: Timestamp, latency: Duration, average: f32) -> Option<f32> {
         let latency = latency.as_secs_f32().clamp(SHORTEST, LONGEST);
         let age = self.age(now);
         let word = self.own.load(Relaxed);
@@ -110,10 +114,16 @@ impl Wait {
             errors: own.errors * (1.0 - STEP),
         });
         self.progress.store(now.as_nanos(), Relaxed);
+        let before = Own::unpack(word).filter(|own| own.seconds > 0.0)?;
+        Some((latency / before.seconds).ln().abs())
     }
 
     /// It failed, or did not answer in time.
-    pub(super) fn failed(&self, now: Timestamp) {
+    pub(super) fn failed(&self, now: Timestamp, alone: Option<Duration>) {
+        if let Some(alone) = alone {
+            let until = now + alone.min(MAX_PENALTY);
+            self.alone_until.fetch_max(until.as_nanos(), Relaxed);
+        }
         self.update(now, self.own.load(Relaxed), |own| Own {
             errors: own.errors + STEP * (1.0 - own.errors),
             ..own
@@ -124,6 +134,7 @@ impl Wait {
     /// Another process is there now: how fast it is may be as before, its failures are its own.
     pub(super) fn came_back(&self) {
         self.own.fetch_and(!u64::from(u32::MAX), Relaxed);
+        self.alone_until.store(0, Relaxed);
     }
 
     /// Replaces what is known by `change` of it, its errors faded to `now`.
@@ -139,6 +150,11 @@ impl Wait {
         }
     }
 
+    /// The error share after some time; there is one, for there was a failure.
+    fn errors(&self, errors: f32, age: f32, now: Timestamp) -> f32 {
+        if now.as_nanos() < self.alone_until.load(Relaxed) { 1.0 } else { faded(errors, age) }
+    }
+
     /// Seconds since there was news; none if there never was.
     fn age(&self, now: Timestamp) -> f32 {
         match self.progress.load(Relaxed) {
@@ -149,7 +165,14 @@ impl Wait {
 
     /// The wait by what was seen from here. The time since there was news bounds it while
     /// attempts are pending, if it is known when the first of them was `picked`.
-    pub(super) fn seen(&self, now: Timestamp, in_flight: u32, picked: bool, average: f32) -> f64 {
+    pub(super) fn seen(
+        &self,
+        now: Timestamp,
+        in_flight: u32,
+        picked: bool,
+        average: f32,
+        weight: f32,
+    ) -> f64 {
         let own = Own::unpack(self.own.load(Relaxed)).unwrap_or(Own { seconds: 0.0, errors: 0.0 });
         let known = own.seconds > 0.0;
         // Most endpoints have nothing pending, no errors and an ordinary latency: no age needed.
@@ -163,11 +186,11 @@ impl Wait {
         if in_flight > 0 && picked {
             seconds = seconds.max(age);
         }
-        let wait = (in_flight as f32 + 1.0) * seconds;
+        let wait = (in_flight as f32 / weight + 1.0) * seconds;
         if own.errors == 0.0 {
             return f64::from(wait);
         }
-        f64::from(wait + cost(average) * faded(own.errors, age))
+        f64::from(wait + cost(average) * self.errors(own.errors, age, now))
     }
 
     /// The wait by what it said of itself; none if that is too old.
@@ -188,7 +211,10 @@ impl Wait {
         if in_flight > 0 && age > calls * seconds {
             seconds = age;
         }
-        let errors = told.errors.max(faded(own.errors, age));
+        let mut errors = told.errors;
+        if own.errors > 0.0 {
+            errors = errors.max(self.errors(own.errors, age, now));
+        }
         Some(f64::from(calls * seconds + cost(average) * errors))
     }
 

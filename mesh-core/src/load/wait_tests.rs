@@ -59,9 +59,9 @@ fn each_attempt_in_flight_adds_one_service_time() {
 fn a_failure_costs_a_tenth_of_a_second_however_fast_it_is() {
     let load = load();
     load.succeeded(at(0), 40 * MS);
-    load.failed(at(1));
+    load.failed(at(1), None);
     close(load.expected_wait(at(1)), 0.14);
-    load.failed(at(2));
+    load.failed(at(2), None);
     close(load.expected_wait(at(2)), 0.04 + 0.19);
     load.succeeded(at(3), 40 * MS);
     close(load.expected_wait(at(3)), 0.04 + 0.171);
@@ -71,15 +71,34 @@ fn a_failure_costs_a_tenth_of_a_second_however_fast_it_is() {
 fn who_comes_back_has_the_latency_but_not_the_failures_of_before() {
     let load = load();
     (0..50).for_each(|n| load.succeeded(at(n), 10 * MS));
-    (50..60).for_each(|n| load.failed(at(n)));
+    (50..60).for_each(|n| load.failed(at(n), None));
     assert!(load.expected_wait(at(60)) > 0.5);
     load.came_back();
     close(load.expected_wait(at(60)), 0.01);
 
     let never_answered = self::load();
-    never_answered.failed(at(0));
+    never_answered.failed(at(0), None);
     never_answered.came_back();
     close(never_answered.expected_wait(at(0)), 0.04);
+}
+
+#[test]
+fn who_asks_to_be_left_alone_costs_a_second_as_long_as_that_lasts() {
+    let load = load();
+    load.succeeded(at(0), 40 * MS);
+    load.failed(at(0), Some(5_000 * MS));
+    close(load.expected_wait(at(4_999)), 1.04);
+    load.reported(at(4_950), &report(0, 40 * MS, 0.0));
+    close(load.reported_wait(at(4_999)).expect("new"), 1.04);
+    load.succeeded(at(4_990), 40 * MS);
+    close(load.expected_wait(at(4_999)), 1.04);
+    assert!(load.expected_wait(at(5_000)) < 0.2, "one failure is left");
+    load.failed(at(6_000), Some(Duration::MAX));
+    close(load.expected_wait(at(305_000)), 1.04);
+    assert!(load.expected_wait(at(306_000)) < 0.1, "300 s are the most");
+    load.failed(at(400_000), Some(5_000 * MS));
+    load.came_back();
+    close(load.expected_wait(at(400_000)), 0.04);
 }
 
 #[test]
@@ -88,7 +107,7 @@ fn where_calls_are_long_a_failure_costs_as_many_of_them() {
     recent.succeeded(2_000 * MS);
     let load = Load::in_set(recent);
     load.succeeded(at(0), 2_000 * MS);
-    load.failed(at(1));
+    load.failed(at(1), None);
     close(load.expected_wait(at(1)), 2.0 + 0.1 * 50.0);
 }
 
@@ -96,7 +115,7 @@ fn where_calls_are_long_a_failure_costs_as_many_of_them() {
 fn errors_count_half_after_twenty_seconds() {
     let load = load();
     load.succeeded(at(0), 40 * MS);
-    load.failed(at(0));
+    load.failed(at(0), None);
     close(load.expected_wait(at(20_000)), 0.04 + 0.05);
     begin(&load, at(20_000));
     load.end();
@@ -154,7 +173,7 @@ fn a_report_counts_what_the_endpoint_has_in_flight_and_what_was_sent_since() {
 fn own_failures_count_even_where_the_report_says_there_are_none() {
     let load = load();
     load.succeeded(at(0), 40 * MS);
-    (0..10).for_each(|_| load.failed(at(0)));
+    (0..10).for_each(|_| load.failed(at(0), None));
     load.reported(at(0), &report(0, MS, 0.0));
     assert!(load.reported_wait(at(1)).expect("new") > 0.6);
 }
@@ -227,7 +246,7 @@ proptest! {
                 load.succeeded(now, Duration::from_millis(latency));
             } else {
                 errors += 0.1 * (1.0 - errors);
-                load.failed(now);
+                load.failed(now, None);
             }
             let average = f64::from(load.average());
             let service = if seconds == 0.0 { average } else { seconds };

@@ -10,8 +10,13 @@
 //! last, one takes part with the chance `weight / greatest weight`, and in slow start as in any
 //! policy, lest an endpoint of little weight is remembered from call to call.
 //!
-//! Estimates are no better than a quarter: each wait is multiplied by a random number between 1 and 1.25, so that calls one after the other do not all go to one endpoint that
-//! once was a little faster.
+//! The first drawn one is taken unless another is better by enough: the waits of the others count
+//! `a` to `a + 0.25` times, by chance. Where the latencies of an endpoint are steady, `a` is 1.25: that
+//! one was a little faster is no reason to send it everything, and calls go by weight. Where they vary
+//! (by a mean of more than 40 % from what was expected), queues come and go, and `a` is 0.9: what
+//! answered last is worth more than what is unknown. With unequal weights an endpoint may have so
+//! many more in flight as it weighs more: `in flight · mean weight / weight` takes the place of `in
+//! flight`.
 //!
 //! *Reports.* Where at least two endpoints have reported within 5 ms, the candidates are those of
 //! the last eight that reported within 100 ms, and the wait is that of their reports: nothing that
@@ -51,12 +56,18 @@ const ASKED: usize = 3;
 
 /// Waits are told apart by chance when they differ by less than this share.
 const BLUR: f64 = 0.25;
+/// What the wait of any but the first drawn is multiplied by where latencies are steady, and where
+/// they vary.
+const STEADY: (f32, f64) = (0.25, 1.25);
+const VARIED: (f32, f64) = (0.4, 0.9);
 
 #[derive(Debug)]
 pub(super) struct ExpectedWait {
     choices: Choices,
     /// The greatest weight; none if all are equal.
     heaviest: Option<u32>,
+    /// The mean of unequal weights.
+    mean_weight: Option<f32>,
     /// The number under which its members are remembered.
     group: u16,
 }
@@ -66,7 +77,9 @@ impl ExpectedWait {
         let group = members.get(0).map_or(0, |member| member.endpoint.load().new_group());
         let weights = || members.iter().map(|member| member.spec.weight);
         let heaviest = weights().max().filter(|heaviest| weights().any(|one| one != *heaviest));
-        Self { choices: Choices::new(members, config.choices()), heaviest, group }
+        let total: f64 = weights().map(f64::from).sum();
+        let mean_weight = heaviest.map(|_| (total / members.len() as f64) as f32);
+        Self { choices: Choices::new(members, config.choices()), heaviest, mean_weight, group }
     }
 
     pub(super) fn pick<'a, C>(
@@ -78,7 +91,8 @@ impl ExpectedWait {
         let found = match candidates.len() {
             1 => candidates.usable(0)?,
             _ if !self.knows_enough(candidates) => {
-                self.by_observation(candidates, draw, |_| true)?
+                let spread = candidates.picker.set().recent().spread();
+                self.by_observation(candidates, draw, against(spread), |_| true)?
             }
             _ => self.by_kind(candidates, draw)?,
         };
@@ -108,7 +122,8 @@ impl ExpectedWait {
         let reports = |member: &Member<C>| member.endpoint.load().reports(now);
         let drawn = self.choices.place(candidates, draw).and_then(|place| candidates.usable(place));
         if !drawn.is_some_and(|drawn| reports(drawn.member)) {
-            return self.by_observation(candidates, draw, |member| !reports(member));
+            // What a draw may bring instead, of either kind, has no precedence here.
+            return self.by_observation(candidates, draw, VARIED.1, |member| !reports(member));
         }
         let chance = Cell::new(draw.bits());
         let wait = |member: &Member<C>| {
@@ -117,7 +132,7 @@ impl ExpectedWait {
         };
         match self.least_recent(candidates, draw, wait) {
             Some((found, _)) => Some(found),
-            None => self.by_observation(candidates, draw, |_| true),
+            None => self.by_observation(candidates, draw, VARIED.1, |_| true),
         }
     }
 
@@ -126,16 +141,23 @@ impl ExpectedWait {
         &self,
         candidates: &Candidates<'a, '_, C>,
         draw: &mut impl Draw,
+        against: f64,
         among: impl Fn(&Member<C>) -> bool,
     ) -> Option<Found<'a, C>> {
         let now = candidates.args.now;
         let chance = Cell::new(draw.bits());
+        let first = Cell::new(true);
         let wait = |member: &Member<C>| {
-            member.endpoint.load().expected_wait(now) * (1.0 + BLUR * next(&chance))
+            let load = member.endpoint.load();
+            let wait = match self.mean_weight {
+                None => load.expected_wait(now),
+                Some(mean) => load.weighted_wait(now, member.spec.weight as f32 / mean),
+            };
+            if first.replace(false) { wait } else { wait * (against + BLUR * next(&chance)) }
         };
+        let drawn = self.choices.least_and_load(candidates, draw, wait);
         let recent =
             self.least_recent(candidates, draw, |member| among(member).then(|| wait(member)));
-        let drawn = self.choices.least_and_load(candidates, draw, wait);
         let (found, _) = match (recent, drawn) {
             (Some(recent), Some(drawn)) if recent.1 < drawn.1 => recent,
             (_, Some(drawn)) => drawn,
@@ -191,6 +213,13 @@ impl ExpectedWait {
         }
         probes
     }
+}
+
+/// What the wait of any but the first drawn is multiplied by at least, where the logarithms of latencies are so
+/// far from what was expected.
+fn against(spread: f32) -> f64 {
+    let part = (spread - STEADY.0) / (VARIED.0 - STEADY.0);
+    STEADY.1 + (VARIED.1 - STEADY.1) * f64::from(part.clamp(0.0, 1.0))
 }
 
 /// A number in `[0, 1)` from a chain that one draw began: coarse, and cheaper than a draw.

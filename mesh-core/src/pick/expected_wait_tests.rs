@@ -68,7 +68,7 @@ fn what_answered_fast_is_remembered_among_ten_thousand() {
     serve(&picker, 500, &mut draw, latency);
     let picks = serve(&picker, 1_000, &mut draw, latency);
     let fast: u64 = picks.iter().step_by(50).sum();
-    assert!(fast > 900, "{fast} of 1000");
+    assert!(fast > 850, "{fast} of 1000");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn an_endpoint_that_fails_at_once_draws_no_traffic() {
         let place = pick(&picker, at(n), &mut draw);
         if place == 3 {
             bad += 1;
-            load(&picker, place).failed(at(n));
+            load(&picker, place).failed(at(n), None);
         } else {
             load(&picker, place).succeeded(at(n), 40 * MS);
         }
@@ -133,6 +133,63 @@ fn an_endpoint_in_slow_start_is_not_remembered_from_call_to_call() {
     let picks =
         serve(&picker, 2_000, &mut seeded(6), |place| if place == 20 { MS } else { 40 * MS });
     assert!(picks[20] < 1_000, "{picks:?}");
+}
+
+/// Shares of one call after the other by weight, in multiples of what the weights say, with latencies
+/// that differ by up to a tenth from call to call.
+fn shares(weights: &[u32], calls: u64) -> Vec<f64> {
+    let picker = picker(weights);
+    let mut rng = fastrand::Rng::with_seed(14);
+    let mut draw = seeded(15);
+    let mut picks = vec![0; weights.len()];
+    for n in 0..calls {
+        let place = pick(&picker, at(n), &mut draw);
+        picks[place] += 1;
+        load(&picker, place).succeeded(at(n), (40 * MS).mul_f64(0.95 + rng.f64() * 0.1));
+    }
+    let total: u32 = weights.iter().sum();
+    let share = |(picks, weight): (u64, &u32)| {
+        picks as f64 / calls as f64 * f64::from(total) / f64::from(*weight)
+    };
+    picks.into_iter().zip(weights).map(share).collect()
+}
+
+#[test]
+fn an_idle_client_spreads_its_calls_evenly_over_equals() {
+    for (endpoints, calls, tolerance) in [(2, 20, 0.6), (20, 2_000, 0.35), (20, 50_000, 0.06)] {
+        let shares = shares(&vec![1; endpoints], calls);
+        let even = shares.iter().all(|share| (share - 1.0).abs() <= tolerance);
+        assert!(even, "{calls} calls: {shares:?}");
+    }
+}
+
+#[test]
+fn among_equally_fast_ones_shares_are_as_the_weights() {
+    for weights in [&[3, 1][..], &[1, 2, 3, 4], &[10, 1, 1]] {
+        let shares = shares(weights, 50_000);
+        let as_weights = shares.iter().all(|share| (share - 1.0).abs() <= 0.05);
+        assert!(as_weights, "{weights:?}: {shares:?}");
+    }
+}
+
+#[test]
+fn who_weighs_more_may_have_more_in_flight() {
+    let picker = picker(&[3, 1]);
+    (0..2).for_each(|place| load(&picker, place).succeeded(at(0), 40 * MS));
+    let mut draw = seeded(16);
+    for _ in 0..400 {
+        let place = pick(&picker, at(1), &mut draw);
+        load(&picker, place).begin();
+    }
+    let heavy = load(&picker, 0).in_flight();
+    assert!((290..=310).contains(&heavy), "{heavy} of 400");
+}
+
+#[test]
+fn a_twice_as_slow_one_is_left_alone_while_the_other_is_idle() {
+    let picker = picker(&[1, 1]);
+    let picks = serve(&picker, 2_000, &mut seeded(17), |place| [80, 40][place] * MS);
+    assert!(picks[0] < 20, "{picks:?}");
 }
 
 #[test]

@@ -226,13 +226,13 @@ impl Config {
     }
 
     /// Enters a failure into the load that the policy compares. `delay` is for how long the server
-    /// asks to be left alone, if it does; the expected wait takes no notice of it.
+    /// asks to be left alone, if it does.
     pub fn failed(&self, load: &Load, now: Timestamp, delay: Option<Duration>) {
         match self.policy {
             Policy::PeakEwma => {
                 load.penalize(now, delay.unwrap_or(self.ewma.failure_penalty), &self.ewma);
             }
-            _ => load.failed(now),
+            _ => load.failed(now, delay),
         }
     }
 

@@ -20,7 +20,8 @@
 //! | S11 | mixed cost | 1 % of the calls cost 600 ms, the others 6 ms; 60 %, 50 × 50; latency of the cheap |
 //! | S12 | background errors | 2 % of the calls fail everywhere, 70 % |
 //!
-//! Faults last as long as what is measured.
+//! Faults last as long as what is measured, and begin with it; before it, all is well for 20 s, or for
+//! as long as is measured if that is less.
 
 use super::{Fault, Service, World};
 use mesh_core::Policy;
@@ -33,6 +34,8 @@ pub const CLIENTS: usize = 100;
 pub const ENDPOINTS: usize = 100;
 /// When the surge of S9 begins and ends, in seconds of what is measured.
 pub const SURGE: Range<usize> = 5..15;
+/// The longest time before what is measured: clients know their endpoints by then.
+pub const WARM_UP: Duration = Duration::from_secs(20);
 /// The shortest time in which S9 shows whether the surge is over when it ends.
 pub const S9_LASTS: Duration = Duration::from_secs(40);
 
@@ -170,7 +173,7 @@ pub fn naive(world: World) -> World {
 pub fn s10(seed: u64, policy: Policy, measured: Duration) -> World {
     World::new(seed, 1_000, ENDPOINTS, Service::exponential(Duration::from_millis(60)))
         .policy(with_retries(policy, 0))
-        .warm_up(measured / 2)
+        .warm_up(measured.min(WARM_UP))
         .measure(measured)
         .at_rate(5_000.0)
 }
@@ -181,7 +184,7 @@ pub fn s11(seed: u64, policy: Policy, measured: Duration) -> World {
     let (cheap, dear) = (Duration::from_millis(6), Duration::from_millis(600));
     World::new(seed, 50, 50, Service::Mixed { cheap, dear, share: 0.01 })
         .policy(with_retries(policy, 0))
-        .warm_up(measured / 2)
+        .warm_up(measured.min(WARM_UP))
         .measure(measured)
         .at_load(0.6)
 }
@@ -195,7 +198,7 @@ pub fn s12(seed: u64, policy: Policy, measured: Duration) -> World {
 fn base(seed: u64, policy: Policy, measured: Duration) -> World {
     World::new(seed, CLIENTS, ENDPOINTS, Service::lognormal(Duration::from_millis(40), 0.7))
         .policy(policy)
-        .warm_up(measured / 2)
+        .warm_up(measured.min(WARM_UP))
         .measure(measured)
 }
 

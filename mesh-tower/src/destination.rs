@@ -21,6 +21,7 @@ use crate::connect::{self, Caps, Connections, Protocol};
 use crate::draws::{CallDraws, Draws};
 use crate::guard::Guard;
 use crate::health_check::Checks;
+use crate::report::Listening;
 use crate::telemetry::{BreakerState, DestinationMetrics};
 use crate::workers::Workers;
 use mesh_core::health::breaker::{self, Admission, Transition};
@@ -73,6 +74,7 @@ pub(crate) struct Destination {
     picker: Swap<Picker<Workers>>,
     detector: Swap<Detector>,
     checks: Checks,
+    listening: Listening,
     shared: Arc<Shared>,
     /// The gRPC methods that its own descriptors declare idempotent.
     methods: Swap<IdempotentMethods>,
@@ -165,6 +167,7 @@ impl Destination {
             picker: Swap::new(Picker::new(EndpointSet::empty(), policy.pick.clone())),
             detector: Swap::new(Detector::new(policy.outlier.clone())),
             checks: Checks::default(),
+            listening: Listening::default(),
             shared,
             methods: Swap::new(IdempotentMethods::default()),
             resolution: watch::Sender::new(Resolution::Waiting),
@@ -205,7 +208,7 @@ impl Destination {
     /// Puts a set in force. The caller holds `source`.
     fn put(&self, set: EndpointSet<Workers>, policy: &Policy) {
         let compares = set.members().len() > 1;
-        self.reads_reports.store(compares && policy.pick.reads_reports(), Relaxed);
+        self.reads_reports.store(compares && policy.pick.asks_with_calls(), Relaxed);
         let picker = self.picker_of(set, policy);
         // Sessions may be a route's own affair: then the first call of one has shown it.
         if policy.affinity.is_some() || self.picker.load().has_addresses() {
@@ -223,6 +226,8 @@ impl Destination {
         self.policy.store_shared(policy.clone());
         if old.pick != policy.pick {
             let set = self.picker.load().set().clone();
+            let afresh = old.pick.oob_reporting_period != policy.pick.oob_reporting_period;
+            self.listening.follow(self, &set, policy, afresh);
             self.put(set, policy);
         }
         if old.outlier != policy.outlier {
@@ -491,6 +496,7 @@ impl Destination {
         self.check(&policy, old.set(), &set, afresh);
         let kept: HashSet<*const Endpoint> =
             set.members().iter().map(|member| Arc::as_ptr(&member.endpoint)).collect();
+        self.listening.follow(self, &set, &policy, false);
         self.put(set, &policy);
         drop(source);
         self.resolution.send_replace(Resolution::Known);

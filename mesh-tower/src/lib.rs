@@ -20,6 +20,7 @@ mod draws;
 mod fault;
 mod fields;
 mod filter;
+mod grpc;
 mod guard;
 mod health_check;
 mod integrations;

@@ -24,6 +24,7 @@ use crate::telemetry::ServerMetrics;
 use crate::tls;
 use futures_core::Stream;
 use handshake::Handshakes;
+use parking_lot::Mutex;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -316,6 +317,24 @@ impl Pause {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Drain(Arc<watch::Sender<bool>>);
+
+/// The handles of the listeners of one mesh.
+#[derive(Debug, Default)]
+pub(crate) struct Drains(Mutex<Vec<Drain>>);
+
+impl Drains {
+    /// Adds one; those that only this knows are forgotten.
+    pub(crate) fn add(&self, drain: Drain) {
+        let mut all = self.0.lock();
+        all.retain(|known| Arc::strong_count(&known.0) > 1);
+        all.push(drain);
+    }
+
+    /// Whether one of them has begun to drain.
+    pub(crate) fn any_started(&self) -> bool {
+        self.0.lock().iter().any(Drain::is_started)
+    }
+}
 
 impl Drain {
     /// Stops accepting. Again is no error.

@@ -14,7 +14,7 @@ use crate::connect;
 use crate::descriptors;
 use crate::destination::{Destination, DestinationState, Environment};
 use crate::draws::{CallDraws, Decision};
-use crate::listen::Listener;
+use crate::listen::{Drains, Listener};
 use crate::mirror;
 use crate::plain::Plain;
 use crate::rate_limit::{Asker, Limit, Services};
@@ -62,6 +62,8 @@ struct Shared {
     services: Arc<Services>,
     /// Places for copies of requests.
     copies: Arc<Semaphore>,
+    /// The handles of its listeners.
+    drains: Arc<Drains>,
     server_tls: Option<Arc<tls::Server>>,
     /// Our own name among services.
     service: Option<DestinationName>,
@@ -253,8 +255,9 @@ impl Mesh {
             Some(name) => snapshot.server_policy(name),
             None => snapshot.default_server_policy(),
         };
-        ServerLayer::with_metrics(server::Config::clone(policy), &self.shared.metrics)
-            .asked_by(self.asker())
+        let shared = &self.shared;
+        let config = server::Config::clone(policy);
+        ServerLayer::of(config, &shared.metrics, shared.drains.clone()).asked_by(self.asker())
     }
 
     /// Listens for callers, with TLS where the builder was given certificates.
@@ -263,6 +266,7 @@ impl Mesh {
     /// When the address cannot be bound; the message names it.
     pub async fn listen(&self, address: impl ToSocketAddrs + fmt::Debug) -> io::Result<Listener> {
         let listener = Listener::bind(address, self.shared.server_tls.clone()).await?;
+        self.shared.drains.add(listener.drain());
         Ok(listener.counted(Arc::clone(self.metrics().server())))
     }
 
@@ -497,6 +501,7 @@ impl Mesh {
             faults: Active::default(),
             services: Arc::new(Services::new(service.as_ref())),
             copies: Arc::new(Semaphore::new(mirror::MOST)),
+            drains: Arc::default(),
             server_tls,
             service,
         };

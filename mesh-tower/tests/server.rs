@@ -440,3 +440,109 @@ async fn tonic_tells_it_in_trailers_and_a_refusal_counts_as_an_error() {
     assert!(report.eps > 0.0 && report.error_share > Some(0.0), "{report:?}");
     drop(running);
 }
+
+/// ORCA's service, as its clients see it.
+mod orca {
+    use std::collections::HashMap;
+
+    pub(super) const METHOD: &str = "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics";
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Request {
+        #[prost(message, optional, tag = "1")]
+        pub(super) report_interval: Option<Span>,
+        #[prost(string, repeated, tag = "2")]
+        pub(super) request_cost_names: Vec<String>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Span {
+        #[prost(int64, tag = "1")]
+        pub(super) seconds: i64,
+        #[prost(int32, tag = "2")]
+        pub(super) nanos: i32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Report {
+        #[prost(double, tag = "6")]
+        pub(super) rps_fractional: f64,
+        #[prost(map = "string, double", tag = "8")]
+        pub(super) named_metrics: HashMap<String, f64>,
+        #[prost(double, tag = "9")]
+        pub(super) application_utilization: f64,
+    }
+}
+
+/// Asks for reports as any gRPC client does.
+async fn reports_of(
+    address: SocketAddr,
+    interval: orca::Span,
+) -> Result<tonic::Streaming<orca::Report>, Status> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+    let channel = endpoint.expect("valid").connect().await.expect("listening");
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("connected");
+    let request =
+        orca::Request { report_interval: Some(interval), request_cost_names: vec!["a".into()] };
+    let codec = tonic_prost::ProstCodec::<orca::Request, orca::Report>::default();
+    let method = http::uri::PathAndQuery::from_static(orca::METHOD);
+    let answer = client.server_streaming(tonic::Request::new(request), method, codec).await?;
+    Ok(answer.into_inner())
+}
+
+#[tokio::test]
+async fn a_grpc_client_is_told_at_intervals_beside_axum_whatever_else_is_served() {
+    let metrics = Metrics::new();
+    let mut config = Config::default();
+    config.max_requests = Some(1);
+    let layer = ServerLayer::with_metrics(config, &metrics);
+    layer.reports().reporter().set_application_utilization(0.7);
+    let app = Router::new().route("/", get(|| async { "done" }));
+    let (address, ..) = axum(app.layer(layer.clone())).await;
+
+    let start = tokio::time::Instant::now();
+    let span = orca::Span { seconds: 0, nanos: 1 };
+    let mut reports = reports_of(address, span).await.expect("a stream");
+    let first = reports.message().await.expect("well").expect("a report");
+    assert_eq!(first.application_utilization, 0.7);
+    assert_eq!(first.named_metrics.get("mesh.in_flight"), Some(&0.0));
+    assert_eq!(layer.serving(), 0, "a stream takes no place");
+    assert_eq!(ask(&mut http1(address).await, "/", &[]).await.0, 200);
+    let second = reports.message().await.expect("well").expect("a report");
+    assert!(second.rps_fractional > 0.0);
+    assert!(start.elapsed() >= Duration::from_secs(1), "the shortest interval");
+    assert!(
+        !prometheus::page(&metrics, None).text.contains("rpc_server_call_duration_seconds_count")
+    );
+}
+
+#[tokio::test]
+async fn a_stranger_that_asks_for_a_stream_meets_the_application() {
+    for (policy, trust) in [(LoadReports::Asked, false), (LoadReports::Never, true)] {
+        let mut config = Config::default();
+        (config.load_reports, config.trust_callers) = (policy, trust);
+        let (address, ..) = tonic(ServerLayer::new(config)).await;
+        let span = orca::Span { seconds: 1, nanos: 0 };
+        let refused = reports_of(address, span).await.expect_err("unknown to the application");
+        assert_eq!(refused.code(), Code::Unimplemented, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_does_not_hold_up_a_shutdown() {
+    let mesh = mesh_tower::Mesh::builder().build().expect("valid");
+    let listener = mesh.listen("127.0.0.1:0").await.expect("a free port");
+    let (address, drain) = (listener.local_addr(), listener.drain());
+    let server = tonic::transport::Server::builder()
+        .layer(mesh.server())
+        .add_service(GreeterServer::new(Hello::new("one")))
+        .serve_with_incoming_shutdown(listener.incoming(), drain.started());
+    let server = tokio::spawn(server);
+    let span = orca::Span { seconds: 10, nanos: 0 };
+    let mut reports = reports_of(address, span).await.expect("a stream");
+    assert!(reports.message().await.expect("well").is_some());
+    drain.start();
+    timeout(LIMIT, server).await.expect("in time").expect("no panic").expect("ends well");
+    assert_eq!(reports.message().await.expect("ends well"), None);
+}

@@ -26,7 +26,10 @@
 
 mod binary;
 mod complete;
+mod stream_request;
 mod text;
+
+pub use stream_request::StreamRequest;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;

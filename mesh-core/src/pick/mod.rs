@@ -168,6 +168,13 @@ pub struct Config {
     /// Whether `ExpectedWait` asks endpoints how busy they are where their reports are stale, if
     /// they are known to report and the round trip is small against the latency. true.
     pub probes: bool,
+    /// Whether endpoints are asked to report at intervals, on a stream of ORCA's `OpenRcaService`,
+    /// where the policy reads reports; `WeightedRoundRobin` then asks for none with calls. false.
+    pub out_of_band: bool,
+    /// How often they are asked to, at least 1 s; they may report less often. 10 s.
+    #[serde(with = "span")]
+    #[schemars(with = "span::Text")]
+    pub oob_reporting_period: Duration,
     /// Of `WeightedRoundRobin`.
     pub weighted_round_robin: weighted_round_robin::Config,
     /// Of `Prequal`.
@@ -202,6 +209,8 @@ impl Default for Config {
             panic_threshold: 50,
             ewma: load::Config::default(),
             probes: true,
+            out_of_band: false,
+            oob_reporting_period: Duration::from_secs(10),
             weighted_round_robin: weighted_round_robin::Config::default(),
             prequal: prequal::Config::default(),
             pick_first: pick_first::Config::default(),
@@ -256,6 +265,20 @@ impl Config {
     #[must_use]
     pub const fn may_probe(&self) -> bool {
         matches!(self.policy, Policy::ExpectedWait | Policy::Prequal)
+    }
+
+    /// Whether endpoints are to be asked for reports with each call: what comes at intervals is
+    /// enough for weights, and too old to be compared by.
+    #[must_use]
+    pub const fn asks_with_calls(&self) -> bool {
+        self.reads_reports()
+            && !(self.out_of_band && matches!(self.policy, Policy::WeightedRoundRobin))
+    }
+
+    /// Whether endpoints are to be asked for reports at intervals.
+    #[must_use]
+    pub const fn listens(&self) -> bool {
+        self.out_of_band && self.reads_reports()
     }
 
     /// How many endpoints are compared.

@@ -12,8 +12,9 @@
 use super::Failed;
 use crate::body::Body;
 use crate::connect::{Connections, Protocol, ResponseBody};
-use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, header};
+use crate::grpc::{self, Malformed, code, frame, split};
+use bytes::BytesMut;
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use mesh_core::GrpcCode;
 use mesh_core::health::check::{Cause, Grpc, Heard, Serving};
@@ -22,8 +23,6 @@ use std::time::Duration;
 
 /// Longest message that is read; the protocol's own has two bytes.
 const MESSAGE: usize = 4096;
-/// Length of what precedes a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// Asks once.
 pub(super) async fn check(
@@ -93,18 +92,16 @@ pub(super) async fn listen(
     }
 }
 
-fn request(method: &str, grpc: &Grpc, host: &str) -> Result<Request<Body>, Failed> {
-    let host = grpc.authority.as_deref().unwrap_or(host);
-    Request::builder()
-        .method(Method::POST)
-        .uri(format!("http://{host}/grpc.health.v1.Health/{method}"))
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers")
-        .header(header::USER_AGENT, "mesh-health-check")
-        .body(Body::from(encode(&grpc.service_name)))
+fn request(method: &str, asked: &Grpc, host: &str) -> Result<Request<Body>, Failed> {
+    let host = asked.authority.as_deref().unwrap_or(host);
+    let method = format!("/grpc.health.v1.Health/{method}");
+    let mut request = grpc::request(host, &method, Body::from(encode(&asked.service_name)))
         .map_err(|error| {
             Failed::new(Cause::Garbage, format!("the request of the check is not valid: {error}"))
-        })
+        })?;
+    let agent = HeaderValue::from_static("mesh-health-check");
+    request.headers_mut().insert(header::USER_AGENT, agent);
+    Ok(request)
 }
 
 /// A request for a service, with its prefix.
@@ -120,11 +117,7 @@ fn encode(service: &str) -> Vec<u8> {
         message.push(length as u8);
         message.extend_from_slice(service.as_bytes());
     }
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let mut framed = vec![0];
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.append(&mut message);
-    framed
+    frame(&message)
 }
 
 /// The answer to a call: messages, then a status.
@@ -153,7 +146,7 @@ impl Answer {
 
     async fn next(&mut self) -> Result<Part, Failed> {
         loop {
-            if let Some(message) = split(&mut self.buffer)? {
+            if let Some(message) = split(&mut self.buffer, MESSAGE).map_err(Cause::from)? {
                 return Ok(Part::Status(decode(&message).ok_or(Cause::Garbage)?));
             }
             if let Some(code) = self.ended {
@@ -170,27 +163,13 @@ impl Answer {
     }
 }
 
-fn code(trailers: Option<&HeaderMap>) -> GrpcCode {
-    trailers.and_then(GrpcCode::from_headers).unwrap_or(GrpcCode::UNKNOWN)
-}
-
-/// Takes the next whole message off the front.
-fn split(buffer: &mut BytesMut) -> Result<Option<Bytes>, Cause> {
-    let Some(([compressed, length @ ..], _)) = buffer.split_first_chunk::<PREFIX>() else {
-        return Ok(None);
-    };
-    if *compressed != 0 {
-        return Err(Cause::Garbage);
+impl From<Malformed> for Cause {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Compressed => Self::Garbage,
+            Malformed::TooLong => Self::TooLong,
+        }
     }
-    let length = u32::from_be_bytes(*length) as usize;
-    if length > MESSAGE {
-        return Err(Cause::TooLong);
-    }
-    if buffer.len() < PREFIX + length {
-        return Ok(None);
-    }
-    buffer.advance(PREFIX);
-    Ok(Some(buffer.split_to(length).freeze()))
 }
 
 /// Reads the status; none if the bytes are no message. Of several the last counts, and without one
@@ -268,30 +247,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn messages_are_split_as_they_come() {
-        let mut buffer = BytesMut::new();
-        let mut seen = Vec::new();
-        for byte in [0, 0, 0, 0, 2, 8, 1, 0, 0, 0, 0, 0, 0] {
-            buffer.extend_from_slice(&[byte]);
-            seen.extend(split(&mut buffer).expect("well formed"));
-        }
-        assert_eq!(seen, [&[8u8, 1][..], &[]]);
-        assert_eq!(buffer.len(), 1);
-        let refused = |bytes: &[u8]| split(&mut BytesMut::from(bytes)).expect_err("refused");
-        assert_eq!(refused(&[1, 0, 0, 0, 2, 8, 1]), Cause::Garbage, "compressed");
-        assert_eq!(refused(&[0, 0, 0, 16, 1]), Cause::TooLong);
-        assert_eq!(refused(&[0, 255, 255, 255, 255]), Cause::TooLong);
-    }
-
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             decode(&bytes);
-            let mut buffer = BytesMut::from(&bytes[..]);
-            while let Ok(Some(message)) = split(&mut buffer) {
-                decode(&message);
-            }
         }
     }
 }

@@ -21,6 +21,9 @@
 //! and is answered with a report and nothing else. It goes to servers that have reported before
 //! (`report/probe.rs` and `asking.rs`).
 //!
+//! A caller may also ask for a report every now and then, on a *stream* that is no call
+//! (`report/stream.rs`, `listening.rs`).
+//!
 //! At the caller, a report that is used is taken out of the answer; where the policy does not use
 //! reports, or there is one endpoint only, nothing is asked for and nothing taken out.
 //!
@@ -31,10 +34,13 @@
 //! field that asks).
 
 mod asking;
+mod listening;
 mod probe;
 mod serving;
+pub(crate) mod stream;
 
 pub(crate) use asking::Asking;
+pub(crate) use listening::Listening;
 pub use mesh_core::config::LoadReports;
 pub use serving::{Reports, Serving};
 

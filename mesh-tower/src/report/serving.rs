@@ -19,7 +19,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use mesh_core::load::Reporter;
 use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// What a server counts for its reports. Counting begins with the first caller that gets one.
@@ -36,6 +36,8 @@ use std::time::Duration;
 pub struct Reports {
     reporter: Reporter,
     wanted: AtomicBool,
+    /// Callers that are told at intervals.
+    pub(super) streams: AtomicUsize,
 }
 
 impl Reports {
@@ -83,11 +85,16 @@ impl Reports {
     ) -> Option<Response<()>> {
         probe::asked(request)?;
         let form = Form::granted(policy, trusted(), request.headers())?;
-        self.wanted.store(true, Relaxed);
+        self.want();
         let mut answer = Response::new(());
         *answer.status_mut() = StatusCode::NO_CONTENT;
         form.write(&self.reporter.answer(clock::now()), answer.headers_mut());
         Some(answer)
+    }
+
+    /// Somebody gets reports: counting begins.
+    pub(super) fn want(&self) {
+        self.wanted.store(true, Relaxed);
     }
 
     fn is_wanted(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The response body on its way out: the handler's own, watched until it ends.
 
 use super::record::Record;
+use crate::report::stream::Stream;
 use crate::{BoxError, answer, clock};
 use bytes::Bytes;
 use http::Response;
@@ -33,7 +34,19 @@ pin_project! {
     enum Content<B> {
         Handler { #[pin] body: B, #[pin] timer: Option<Sleep> },
         Mesh { text: Bytes },
+        Reports { stream: Box<Stream> },
         Done,
+    }
+}
+
+impl<B> ResponseBody<B> {
+    /// Of an answer that tells of the server's load: reports at intervals, or nothing.
+    pub(super) fn of_load(stream: Option<Stream>) -> Self {
+        let content = match stream {
+            Some(stream) => Content::Reports { stream: Box::new(stream) },
+            None => Content::Done,
+        };
+        Self { content, record: None }
     }
 }
 
@@ -52,11 +65,6 @@ where
                 .map(|Expiry(at)| sleep_until(clock::instant(at)));
             Self { content: Content::Handler { body, timer }, record: Some(record) }
         })
-    }
-
-    /// Of an answer that is a head and nothing else.
-    pub(super) const fn empty() -> Self {
-        Self { content: Content::Done, record: None }
     }
 
     pub(super) fn of_mesh(error: &Error, mut record: Record) -> Response<Self> {
@@ -103,6 +111,9 @@ where
                 this.content.set(Content::Done);
                 return Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))));
             }
+            ContentProjection::Reports { stream } => {
+                return stream.poll_frame(cx).map(|frame| frame.map(Ok));
+            }
             ContentProjection::Done => return Poll::Ready(None),
         };
         // Dropped before the caller hears of it: what the handler held is free again.
@@ -120,6 +131,7 @@ where
         match &self.content {
             Content::Handler { body, .. } => body.is_end_stream(),
             Content::Mesh { text } => text.is_empty(),
+            Content::Reports { stream } => stream.is_over(),
             Content::Done => true,
         }
     }
@@ -128,6 +140,7 @@ where
         match &self.content {
             Content::Handler { body, .. } => body.size_hint(),
             Content::Mesh { text } => SizeHint::with_exact(text.len() as u64),
+            Content::Reports { .. } => SizeHint::default(),
             Content::Done => SizeHint::with_exact(0),
         }
     }
@@ -138,6 +151,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
         f.write_str(match &self.content {
             Content::Handler { .. } => "ResponseBody(handler)",
             Content::Mesh { .. } => "ResponseBody(mesh)",
+            Content::Reports { .. } => "ResponseBody(load reports)",
             Content::Done => "ResponseBody(done)",
         })
     }

@@ -38,9 +38,10 @@ pub use context::Context;
 /// Settings of a [`ServerLayer`]: what configuration calls a `ServerPolicy`.
 pub use mesh_core::config::ServerPolicy as Config;
 
-use crate::listen::Peer;
+use crate::listen::{Drains, Peer};
 use crate::rate_limit::{Arrival, Asker, Asking, Checked, Limit};
 use crate::report::Reports;
+use crate::report::stream::{self, Subscribing};
 use crate::telemetry::{Metrics, ServerMetrics};
 use crate::{BoxError, clock, fields};
 use bytes::Bytes;
@@ -90,6 +91,7 @@ struct Shared {
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
     reports: Arc<Reports>,
+    drains: Arc<Drains>,
 }
 
 impl ServerLayer {
@@ -102,12 +104,18 @@ impl ServerLayer {
     /// A layer that counts into the metrics of a mesh.
     #[must_use]
     pub fn with_metrics(config: Config, metrics: &Metrics) -> Self {
+        Self::of(config, metrics, Arc::default())
+    }
+
+    /// The same, behind listeners that may drain.
+    pub(crate) fn of(config: Config, metrics: &Metrics, drains: Arc<Drains>) -> Self {
         let metrics = metrics.server().clone();
         let admission = Arc::new(Admission::new(&config));
         let rate_limit = config.rate_limit.as_ref().map(Limit::new).map(Arc::new);
         let reports = Arc::default();
         let asker = None;
-        Self { shared: Arc::new(Shared { config, rate_limit, asker, admission, metrics, reports }) }
+        let shared = Shared { config, rate_limit, asker, admission, metrics, reports, drains };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Who asks the service that `rateLimit.global` names, as [`Mesh::server`](crate::Mesh::server)
@@ -167,6 +175,12 @@ impl Shared {
         self.reports.answer(self.config.load_reports, trusted, request)
     }
 
+    /// Whether a request is one for reports at intervals, from a caller that may have them.
+    fn is_subscribing<B>(&self, request: &Request<B>) -> bool {
+        let trusted = || self.trusts(peer(request).as_ref());
+        stream::is_asked(self.config.load_reports, trusted, request)
+    }
+
     /// Whether a caller may have load reports if it asks for them.
     fn trusts(&self, peer: Option<&Peer>) -> bool {
         self.config.trust_callers || peer.and_then(Peer::identity).is_some()
@@ -200,6 +214,7 @@ pub struct Server<S> {
 impl<S, B, RB> Service<Request<B>> for Server<S>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
+    B: HttpBody,
     RB: HttpBody<Data = Bytes>,
     RB::Error: Into<BoxError>,
 {
@@ -214,7 +229,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &*self.shared;
         if let Some(answer) = shared.answer(&request) {
-            return ResponseFuture::answered(answer);
+            return ResponseFuture::about_load(AboutLoad::Told(answer));
+        }
+        if shared.is_subscribing(&request) {
+            let stream = Subscribing::new(request.into_body(), &shared.reports, &shared.drains);
+            return ResponseFuture::about_load(AboutLoad::Subscribing(stream));
         }
         let now = clock::now();
         let (context, refusal) = read(&shared.config, &request, now);
@@ -280,6 +299,26 @@ enum Step {
     Waits(Waiting),
 }
 
+/// A request that is about the server's load and nothing else.
+enum AboutLoad<B> {
+    /// It has its answer.
+    Told(Response<()>),
+    /// It is told at intervals.
+    Subscribing(Subscribing<B>),
+}
+
+impl<B: HttpBody> AboutLoad<B> {
+    fn poll<RB>(&mut self, cx: &mut task::Context<'_>) -> Poll<Response<ResponseBody<RB>>> {
+        Poll::Ready(match self {
+            Self::Told(answer) => std::mem::take(answer).map(|()| ResponseBody::of_load(None)),
+            Self::Subscribing(subscribing) => {
+                let (head, stream) = ready!(subscribing.poll(cx));
+                head.map(|()| ResponseBody::of_load(stream))
+            }
+        })
+    }
+}
+
 pin_project! {
     /// The response of the handler, or one that says why there is none.
     pub struct ResponseFuture<S, B>
@@ -295,7 +334,7 @@ pin_project! {
         record: Option<Record>,
         refusal: Option<Error>,
         // Of a request that is no call: nothing else is there.
-        answer: Option<Box<Response<()>>>,
+        about_load: Option<Box<AboutLoad<B>>>,
     }
 }
 
@@ -307,18 +346,18 @@ impl<S: Service<Request<B>>, B> ResponseFuture<S, B> {
             timer: None,
             record: Some(record),
             refusal: None,
-            answer: None,
+            about_load: None,
         }
     }
 
-    fn answered(answer: Response<()>) -> Self {
+    fn about_load(request: AboutLoad<B>) -> Self {
         Self {
             queued: None,
             handler: None,
             timer: None,
             record: None,
             refusal: None,
-            answer: Some(Box::new(answer)),
+            about_load: Some(Box::new(request)),
         }
     }
 
@@ -397,14 +436,15 @@ impl<S, B> Queued<S, B> {
 impl<S, B, RB> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<RB>>,
+    B: HttpBody,
     RB: HttpBody<Data = Bytes>,
     RB::Error: Into<BoxError>,
 {
     type Output = Result<Response<ResponseBody<RB>>, S::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        if let Some(own) = self.as_mut().project().answer.take() {
-            return Poll::Ready(Ok(own.map(|()| ResponseBody::empty())));
+        if let Some(request) = self.as_mut().project().about_load {
+            return request.poll(cx).map(Ok);
         }
         ready!(self.as_mut().poll_queued(cx));
         let mut this = self.project();

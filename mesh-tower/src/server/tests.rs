@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 
-type Handler = BoxCloneSyncService<Request<()>, Response<Full<Bytes>>, Infallible>;
+type Handler = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, Infallible>;
 
 const MS: Duration = Duration::from_millis(1);
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -22,15 +22,15 @@ fn layer(change: impl FnOnce(&mut Config)) -> ServerLayer {
     ServerLayer::new(config)
 }
 
-fn request(fields: &[(&'static str, &str)]) -> Request<()> {
-    let mut request = Request::new(());
+fn request(fields: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::default());
     for (name, value) in fields {
         request.headers_mut().append(*name, value.parse().expect("a value"));
     }
     request
 }
 
-fn grpc(fields: &[(&'static str, &str)]) -> Request<()> {
+fn grpc(fields: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
     let mut request = request(fields);
     request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     request
@@ -48,7 +48,7 @@ fn code<B>(response: &Response<B>) -> Option<GrpcCode> {
 fn stuck() -> (Handler, Arc<()>) {
     let alive = Arc::new(());
     let held = alive.clone();
-    let service = service_fn(move |_: Request<()>| {
+    let service = service_fn(move |_: Request<Full<Bytes>>| {
         let held = held.clone();
         async move {
             pending::<()>().await;
@@ -109,7 +109,7 @@ async fn a_handler_and_its_body_see_the_remaining_time_the_trace_and_the_peer() 
         assert_eq!(trace.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
         at.since(clock::now())
     };
-    let service = layer(|_| {}).layer(service_fn(move |_: Request<()>| {
+    let service = layer(|_| {}).layer(service_fn(move |_: Request<Full<Bytes>>| {
         let check = check.clone();
         async move {
             tokio::time::sleep(30 * MS).await;
@@ -173,12 +173,14 @@ async fn the_tighter_of_ours_and_the_callers_deadline_wins() {
 async fn an_outer_layer_cannot_be_outlived() {
     let start = Instant::now();
     let stack = layer(|config| config.timeout = Some(10 * MS)).layer(
-        layer(|config| config.timeout = Some(500 * MS)).layer(service_fn(|_: Request<()>| async {
-            let expiry = Context::with(|context| context.expiry).flatten();
-            assert_eq!(expiry, Some(Expiry(clock::now() + 10 * MS)));
-            pending::<()>().await;
-            ok()
-        })),
+        layer(|config| config.timeout = Some(500 * MS)).layer(service_fn(
+            |_: Request<Full<Bytes>>| async {
+                let expiry = Context::with(|context| context.expiry).flatten();
+                assert_eq!(expiry, Some(Expiry(clock::now() + 10 * MS)));
+                pending::<()>().await;
+                ok()
+            },
+        )),
     );
     let Ok(response) = stack.oneshot(request(&[])).await;
     assert_eq!((response.status().as_u16(), start.elapsed()), (504, 10 * MS));
@@ -188,7 +190,7 @@ async fn an_outer_layer_cannot_be_outlived() {
 fn counted() -> (Handler, Arc<AtomicU32>) {
     let calls = Arc::new(AtomicU32::new(0));
     let count = calls.clone();
-    let service = service_fn(move |_: Request<()>| {
+    let service = service_fn(move |_: Request<Full<Bytes>>| {
         count.fetch_add(1, SeqCst);
         async { ok() }
     });
@@ -219,13 +221,14 @@ async fn what_came_too_late_or_malformed_never_reaches_the_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn strangers_are_not_believed() {
-    let service =
-        layer(|config| config.trust_callers = false).layer(service_fn(|_: Request<()>| async {
+    let service = layer(|config| config.trust_callers = false).layer(service_fn(
+        |_: Request<Full<Bytes>>| async {
             let context = Context::current().expect("inside a server layer");
             assert!(context.expiry.is_none() && context.trace.is_none());
             assert!(context.baggage.is_none() && context.trace_state.is_none());
             ok()
-        }));
+        },
+    ));
     let fields =
         [("grpc-timeout", "x"), ("traceparent", PARENT), ("tracestate", "x=1"), ("baggage", "a=1")];
     let Ok(response) = service.oneshot(request(&fields)).await;
@@ -263,7 +266,7 @@ async fn a_panic_before_during_and_after_the_head_is_an_answer() {
         Streaming,
     }
     let service_of = |when: When| {
-        layer(|_| {}).layer(service_fn(move |_: Request<()>| {
+        layer(|_| {}).layer(service_fn(move |_: Request<Full<Bytes>>| {
             assert!(!matches!(when, When::Called), "planted");
             async move {
                 assert!(!matches!(when, When::Polled), "planted");
@@ -290,15 +293,16 @@ async fn a_panic_before_during_and_after_the_head_is_an_answer() {
 async fn the_services_own_error_is_left_alone() {
     #[derive(Debug, PartialEq)]
     struct Own;
-    let service = layer(|_| {})
-        .layer(service_fn(|_: Request<()>| async { Err::<Response<Full<Bytes>>, _>(Own) }));
+    let service = layer(|_| {}).layer(service_fn(|_: Request<Full<Bytes>>| async {
+        Err::<Response<Full<Bytes>>, _>(Own)
+    }));
     assert_eq!(service.oneshot(request(&[])).await.err(), Some(Own));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_grpc_deadline_ends_the_stream_and_an_http_one_only_the_wait_for_its_head() {
     let endless = || {
-        layer(|_| {}).layer(service_fn(|_: Request<()>| async {
+        layer(|_| {}).layer(service_fn(|_: Request<Full<Bytes>>| async {
             Ok::<_, Infallible>(Response::new(Script::new([Step::Data, Step::Stuck])))
         }))
     };
@@ -344,7 +348,7 @@ async fn the_criticality_of_a_request_is_its_own_or_the_policys() {
             config.trust_callers = trusted;
             config.criticality = policy;
         });
-        let service = layer.layer(service_fn(move |_: Request<()>| async move {
+        let service = layer.layer(service_fn(move |_: Request<Full<Bytes>>| async move {
             assert_eq!(Context::with(|context| context.criticality), Some(expected), "{told:?}");
             ok()
         }));
@@ -412,7 +416,7 @@ async fn what_is_over_a_rate_limit_is_refused_before_it_takes_a_place() {
     });
     let (service, calls) = counted();
     let service = layer.layer(service);
-    let send = async |mut request: Request<()>, last: u8| {
+    let send = async |mut request: Request<Full<Bytes>>, last: u8| {
         request.extensions_mut().insert(Peer::new(([127, 0, 0, last], 7).into()));
         let Ok(response) = service.clone().oneshot(request).await;
         response

@@ -250,17 +250,18 @@ async fn the_server_layer_follows_the_policy_of_its_service() {
         .expect("a mesh")
     };
     for (name, allowed) in [(Some("inventory"), 1), (Some("other"), 2), (None, 2)] {
-        let hanging = tower::service_fn(|_: http::Request<()>| {
+        let hanging = tower::service_fn(|_: http::Request<mesh_tower::Body>| {
             std::future::pending::<Result<http::Response<mesh_tower::Body>, std::io::Error>>()
         });
         let mut server = tower_layer::Layer::layer(&named(name).server(), hanging);
         let mut held = Vec::new();
         for _ in 0..allowed {
-            let mut serving = Box::pin(server.call(http::Request::new(())));
+            let mut serving = Box::pin(server.call(http::Request::new(mesh_tower::Body::empty())));
             assert!(is_pending(serving.as_mut()), "{name:?}");
             held.push(serving);
         }
-        let refused = server.call(http::Request::new(())).await.expect("an answer");
+        let refused =
+            server.call(http::Request::new(mesh_tower::Body::empty())).await.expect("an answer");
         assert_eq!(refused.status(), http::StatusCode::SERVICE_UNAVAILABLE, "{name:?}");
     }
 }

@@ -17,6 +17,8 @@ mod limits;
 mod load;
 mod mirrors;
 mod names;
+#[cfg(feature = "axum")]
+mod out_of_band;
 mod outlier;
 #[cfg(feature = "axum")]
 mod overload;

@@ -15,7 +15,7 @@ const BY_REPORTS: &str = "pick: { policy: WeightedRoundRobin, weightedRoundRobin
                           { blackoutPeriod: 1ms, weightUpdatePeriod: 100ms } }";
 
 /// Calls until the first endpoint gets less than a third of a hundred.
-async fn until_spared(mesh: &Mesh, loaded: SocketAddr) {
+pub(super) async fn until_spared(mesh: &Mesh, loaded: SocketAddr) {
     let spared = async {
         loop {
             let before = attempts(mesh, "inventory", loaded);

@@ -49,7 +49,9 @@ async fn gets(test: &str, endpoints: &mut [ScriptedEndpoint], more: &str, total:
     figures(test, endpoints, total, failed.len(), retries);
     assert_eq!(failed, Vec::<String>::new());
     assert!(retries > 0, "some were in flight where an endpoint was killed");
-    assert!(endpoints.iter().all(|endpoint| endpoint.calls() > total / 40), "all took part");
+    // Calls in flight at a killed one may be enough to eject it for a while.
+    let busy = endpoints.iter().filter(|endpoint| endpoint.calls() > total / 20).count();
+    assert!(busy >= 6, "most have half of a fair share, though all were away");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 fine, 1 failed, 2 usage, 3 warnings with `--strict`.
 
+mod ask;
 mod config;
 mod explain;
 mod load;

@@ -1,6 +1,6 @@
 //! The command as a user runs it: what it prints, and its exit codes.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 const CONFIG: &str = "\
@@ -170,4 +170,76 @@ fn files_are_found_by_the_same_rule_as_everywhere() {
     let said = check("MESH_CONFIG", "latin.yaml");
     assert!(said.contains("not UTF-8") && said.contains("latin.yaml:1:6"), "{said}");
     std::fs::remove_dir_all(folder).expect("removed");
+}
+
+/// A running proxy, killed when dropped, with the address of its admin pages.
+struct Proxy(std::process::Child, String);
+
+impl Proxy {
+    fn start(config: &std::path::Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["proxy", "--workers", "1", "--admin", "127.0.0.1:0", "--config"])
+            .arg(config)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the proxy starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+        let admin = loop {
+            let line = lines.next().expect("it says where its pages are").expect("text");
+            if let Some(address) = line.strip_prefix("admin on http://") {
+                break address.to_owned();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        Self(child, admin)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn explain_asks_a_running_proxy() {
+    let file = std::env::temp_dir().join(format!("mesh-cli-live-{}.yaml", std::process::id()));
+    let listener = "---\napiVersion: mesh/v1\nkind: Listener\nmetadata: { name: in }\n\
+                    spec: { direction: Inbound, address: '127.0.0.1:0', service: inventory }\n";
+    std::fs::write(&file, format!("{CONFIG}{listener}")).expect("written");
+    let proxy = Proxy::start(&file);
+    let ask = |more: &[&str]| {
+        let args = [&["explain", "--proxy", &proxy.1, "GET", "http://inventory/x?a=b%20c"], more];
+        mesh(&args.concat(), "")
+    };
+    let told = ask(&["-H", "x-user: ada & bob"]);
+    let text = String::from_utf8(told.stdout).expect("text");
+    assert_eq!(told.status.code(), Some(0), "{text}");
+    for part in
+        ["request      GET inventory/x?a=b%20c\n", "destination  inventory (", "0 in flight"]
+    {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let json = ask(&["-o", "json", "--listener", "in"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let candidate = &json["destinations"][0]["candidates"][0];
+    assert_eq!(candidate["endpoint"], "127.0.0.1:8080");
+    assert!(candidate["load"].is_number(), "{candidate:#}");
+
+    let wrong = ask(&["--listener", "out"]);
+    let said = String::from_utf8(wrong.stderr).expect("text");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(said, "error: no listener `out`; there are: in\n");
+    let admin = proxy.1.clone();
+    drop(proxy);
+    let away = mesh(&["explain", "--proxy", &admin, "GET", "http://inventory/"], "");
+    let said = String::from_utf8(away.stderr).expect("text");
+    assert_eq!(away.status.code(), Some(1));
+    assert!(
+        said.starts_with(&format!("error: cannot ask the proxy at http://{admin}: ")),
+        "{said}"
+    );
+    assert_eq!(code(&["explain", "--proxy", "here", "GET", "http://a/"], ""), 2);
+    std::fs::remove_file(file).expect("removed");
 }

@@ -4,6 +4,7 @@
 //! admin pages and `errors/<flag>` in the documentation share. Where Envoy has a response flag
 //! of equal meaning, the short code is Envoy's.
 
+use crate::explain::Explanation;
 use crate::outcome::{Failure, GrpcCode};
 use http::{HeaderMap, StatusCode};
 use std::borrow::Cow;
@@ -134,6 +135,7 @@ struct Inner {
     code: Option<GrpcCode>,
     fields: Option<HeaderMap>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    explanation: Option<Arc<Explanation>>,
 }
 
 impl Error {
@@ -150,6 +152,7 @@ impl Error {
             code: None,
             fields: None,
             source: None,
+            explanation: None,
         }))
     }
 
@@ -182,6 +185,12 @@ impl Error {
     #[must_use]
     pub fn with_exhausted(self, what: ErrorKind) -> Self {
         self.change(|inner| inner.exhausted = Some(what))
+    }
+
+    /// Why it went where it went, for a caller that asks.
+    #[must_use]
+    pub fn with_explanation(self, explanation: Arc<Explanation>) -> Self {
+        self.change(|inner| inner.explanation = Some(explanation))
     }
 
     /// Says that bytes of the request may have reached the application: only an idempotent call
@@ -256,6 +265,12 @@ impl Error {
     #[must_use]
     pub fn fields(&self) -> Option<&HeaderMap> {
         self.0.fields.as_ref()
+    }
+
+    /// Why the call went where it went, if its caller asked (`CallOptions::explain`).
+    #[must_use]
+    pub fn explanation(&self) -> Option<&Explanation> {
+        self.0.explanation.as_deref()
     }
 
     /// Whether bytes of the request may have reached the application.

@@ -1,22 +1,33 @@
 //! Explain: why a request goes where it goes, as a value and as text.
 //!
-//! The same decisions as those of a call, told instead of taken: the rule that matches and those
-//! tried before it, every destination with its share, every value of the policy with its origin,
-//! and every endpoint with the reason why it is in or out.
+//! One vocabulary for three questions:
+//!
+//! | question | answered by | has |
+//! |---|---|---|
+//! | what would become of it, by these files? | [`explain`], `mesh explain --config` | rule, shares, endpoints, policy |
+//! | what would become of it now? | [`explain`] with `live`, `mesh explain --proxy` | also the split, loads, and why endpoints are out |
+//! | what has become of this call? | `CallOptions::explain` in process | also faults, attempts, retries, the end |
+//!
+//! The same decisions as those of a call: the rule that matches and those tried before it, every
+//! destination with its share, every value of the policy with its origin, and every endpoint with
+//! the reason why it is in or out. What only a call has is in `explain/attempt.rs`.
+
+mod attempt;
+mod text;
+
+pub use attempt::{AttemptExplained, Ended, Followed, HashExplained, SplitBy, SplitExplained};
 
 use crate::config::{Origin, Origins};
 use crate::endpoint::{EndpointSet, EndpointSpec};
-use crate::name::DestinationName;
 use crate::pick::{PickArgs, Picker};
 use crate::policy::Policy;
 use crate::route::{self, Backend, RouteRequest, Rule, path};
-use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot, Unrouted};
+use crate::snapshot::{DestinationConfig, DestinationId, EndpointSource, Snapshot, Unrouted};
 use crate::time::Timestamp;
-use serde::Serialize;
-use std::fmt;
+use serde::{Deserialize, Serialize};
 
 /// Why a request goes where it goes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Explanation {
@@ -36,10 +47,20 @@ pub struct Explanation {
     pub passed_over: Vec<RouteExplained>,
     /// Where it can go.
     pub destinations: Vec<DestinationExplained>,
+    /// The hash that it is sent by, if it is.
+    pub hash: Option<HashExplained>,
+    /// How one of several destinations is chosen; of a live request only.
+    pub split: Option<SplitExplained>,
+    /// What was done to the call on purpose, in words and in order.
+    pub faults: Vec<String>,
+    /// The attempts that were made, in order; of a call that was made only.
+    pub attempts: Vec<AttemptExplained>,
+    /// How the call ended; of a call that was made only.
+    pub ended: Option<Ended>,
 }
 
 /// A match and its rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RouteExplained {
@@ -52,7 +73,7 @@ pub struct RouteExplained {
 }
 
 /// A destination of the rule.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct DestinationExplained {
@@ -75,7 +96,7 @@ pub struct DestinationExplained {
 }
 
 /// An endpoint, and why it is in or out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Candidate {
@@ -89,8 +110,27 @@ pub struct Candidate {
     pub priority: u32,
     /// Its configured share.
     pub weight: u32,
-    /// What the picker compares, in seconds; none from configuration alone.
+    /// What the picker compares, or would; none from configuration alone.
     pub load: Option<f64>,
+    /// In what `load` is counted.
+    pub unit: LoadUnit,
+    /// Attempts in flight at it; none from configuration alone.
+    pub in_flight: Option<u32>,
+    /// Whether the pick asked if it can take the attempt: it was drawn, or it is where a table or
+    /// rotation led to. The others were not looked at.
+    pub looked_at: bool,
+}
+
+/// In what a load is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum LoadUnit {
+    /// Seconds: the expected wait, or the estimate of peak EWMA.
+    #[default]
+    Seconds,
+    /// Attempts in flight by weight, as `LeastRequest` counts them.
+    InFlight,
 }
 
 impl Candidate {
@@ -109,12 +149,15 @@ impl Candidate {
             priority: spec.priority,
             weight: spec.weight,
             load: None,
+            unit: LoadUnit::Seconds,
+            in_flight: None,
+            looked_at: false,
         }
     }
 }
 
 /// One value of a policy.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PolicyValue {
@@ -126,30 +169,79 @@ pub struct PolicyValue {
     pub origin: Origin,
 }
 
-/// Explains a request, `https` or not. `live` tells the endpoints of a destination that is in use;
-/// where it has none, those of the configuration are told.
+/// What is asked: a request, and how it comes.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Asked<'a> {
+    /// The request.
+    pub request: RouteRequest<'a>,
+    /// Whether its URL says `https`.
+    pub https: bool,
+    /// The destination whose routes alone are asked, whatever the authority, as for a listener of
+    /// that destination; `None`: those of the authority.
+    pub to: Option<DestinationId>,
+    /// Whether its path is matched as it is written, as in a linked mesh; else as the proxy spells
+    /// it ([`path::normalize`]).
+    pub as_written: bool,
+    /// The rule that has taken it, where that was drawn.
+    pub taken: Option<&'a Rule>,
+}
+
+impl<'a> Asked<'a> {
+    /// A plain request, by its authority, with its path as the proxy spells it.
+    #[must_use]
+    pub const fn new(request: RouteRequest<'a>) -> Self {
+        Self { request, https: false, to: None, as_written: false, taken: None }
+    }
+
+    /// Whether its URL says `https`.
+    #[must_use]
+    pub const fn https(mut self, https: bool) -> Self {
+        self.https = https;
+        self
+    }
+
+    /// The destination whose routes alone are asked.
+    #[must_use]
+    pub const fn to(mut self, destination: Option<DestinationId>) -> Self {
+        self.to = destination;
+        self
+    }
+
+    /// With its path as it is written.
+    #[must_use]
+    pub const fn as_written(mut self) -> Self {
+        self.as_written = true;
+        self
+    }
+
+    /// The rule that has taken it.
+    #[must_use]
+    pub const fn taken(mut self, rule: Option<&'a Rule>) -> Self {
+        self.taken = rule;
+        self
+    }
+}
+
+/// Explains a request. `live` tells the endpoints of a destination that is in use, as the share of a
+/// rule sees them if it is one; where it has none, those of the configuration are told.
 ///
-/// The path is matched as the proxy spells it ([`path::normalize`]). A host that nobody configured
-/// is told as what a linked mesh and an `Outbound` listener take it for: a DNS name.
+/// A host that nobody configured is told as what a linked mesh and an `Outbound` listener take it
+/// for: a DNS name.
 #[must_use]
 pub fn explain(
     snapshot: &Snapshot,
-    request: &RouteRequest<'_>,
-    https: bool,
-    live: impl Fn(&DestinationName) -> Option<Vec<Candidate>>,
+    asked: &Asked<'_>,
+    live: impl Fn(&DestinationConfig, Option<&Backend>) -> Option<Vec<Candidate>>,
 ) -> Explanation {
+    let request = &asked.request;
     let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
     let mut told = Explanation {
         request: format!("{} {}{}{query}", request.method, request.authority, request.path),
-        route: None,
-        answered: Vec::new(),
-        unrouted: None,
-        refused: None,
-        notes: Vec::new(),
-        passed_over: Vec::new(),
-        destinations: Vec::new(),
+        ..Explanation::default()
     };
     let normal = match path::normalize(request.path) {
+        _ if asked.as_written => None,
         Ok(normal) => normal,
         Err(why) => {
             told.refused = Some(format!("a proxy answers 400: {why}"));
@@ -162,12 +254,19 @@ pub fn explain(
         ));
     }
     let request = RouteRequest { path: normal.as_deref().unwrap_or(request.path), ..*request };
-    let Some(entries) = snapshot.entries(request.authority) else {
+    let entries = match asked.to {
+        Some(destination) => snapshot.own_entries(destination),
+        None => snapshot.entries(request.authority),
+    };
+    let Some(entries) = entries else {
         told.unrouted = Some(Unrouted::UnknownHost.to_string());
-        told.unconfigured(snapshot, request.authority, https);
+        told.unconfigured(snapshot, request.authority, asked.https, &live);
         return told;
     };
-    let (passed, found) = route::tried(entries, &request);
+    let (passed, found) = match asked.taken.and_then(|rule| route::taken(entries, &request, rule)) {
+        Some((passed, found)) => (passed, Some(found)),
+        None => route::tried(entries, &request),
+    };
     told.passed_over = passed.iter().map(RouteExplained::of).collect();
     told.notes.extend(passed.iter().filter(|entry| entry.matched.is_match(&request)).filter_map(
         |entry| {
@@ -184,7 +283,7 @@ pub fn explain(
             told.route = Some(RouteExplained::of(entry));
             told.answered = entry.rule.answer.as_ref().map_or_else(Vec::new, |f| f.describe());
             told.destinations = destinations(snapshot, &entry.rule, &live);
-            if https {
+            if asked.https {
                 told.refused = in_plain_text(&told.destinations);
             }
         }
@@ -220,10 +319,17 @@ impl Explanation {
     }
 
     /// Tells what becomes of a host that nobody configured.
-    fn unconfigured(&mut self, snapshot: &Snapshot, authority: &str, https: bool) {
+    fn unconfigured(
+        &mut self,
+        snapshot: &Snapshot,
+        authority: &str,
+        https: bool,
+        live: &impl Fn(&DestinationConfig, Option<&Backend>) -> Option<Vec<Candidate>>,
+    ) {
         let policy = snapshot.default_policy();
         match DestinationConfig::of_authority(authority, https, policy.clone()) {
             Some(plain) => {
+                let candidates = live(&plain, None).unwrap_or_default();
                 self.notes.push(
                     "a linked mesh and an Outbound listener without `service` take the host for a DNS name"
                         .to_owned(),
@@ -235,7 +341,7 @@ impl Explanation {
                     tls: plain.tls.is_some(),
                     origin: plain.origin,
                     filters: Vec::new(),
-                    candidates: Vec::new(),
+                    candidates,
                     policy: policy_values(policy, snapshot.default_origins()),
                 });
             }
@@ -251,14 +357,15 @@ impl Explanation {
 fn destinations(
     snapshot: &Snapshot,
     rule: &Rule,
-    live: &impl Fn(&DestinationName) -> Option<Vec<Candidate>>,
+    live: &impl Fn(&DestinationConfig, Option<&Backend>) -> Option<Vec<Candidate>>,
 ) -> Vec<DestinationExplained> {
     let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
     rule.backends
         .iter()
         .filter_map(|backend| {
             let known = snapshot.destinations().get(backend.destination.index())?;
-            let candidates = live(&known.name).unwrap_or_else(|| configured(known, backend));
+            let candidates =
+                live(known, Some(backend)).unwrap_or_else(|| configured(known, backend));
             Some(destination(known, backend, total, candidates))
         })
         .collect()
@@ -290,7 +397,7 @@ fn configured(known: &DestinationConfig, backend: &Backend) -> Vec<Candidate> {
     let args =
         PickArgs::new(Timestamp::ZERO).with_subset(backend.subset.as_deref().unwrap_or_default());
     let mut told = picker.explain(&args);
-    told.iter_mut().for_each(|candidate| candidate.load = None);
+    told.iter_mut().for_each(|one| (one.load, one.in_flight) = (None, None));
     told
 }
 
@@ -332,216 +439,5 @@ fn values(value: &impl Serialize, origins: &Origins) -> Vec<PolicyValue> {
     out
 }
 
-impl fmt::Display for PolicyValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = match &self.value {
-            serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Null => "none".to_owned(),
-            serde_json::Value::Array(items) => {
-                let items = items.iter().map(|item| match item {
-                    serde_json::Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                });
-                format!("[{}]", items.collect::<Vec<_>>().join(", "))
-            }
-            other => other.to_string(),
-        };
-        write!(f, "{:<40} {value:<16} {}", self.path, self.origin)
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "request      {}", self.request.escape_debug())?;
-        for passed in &self.passed_over {
-            writeln!(f, "passed over  {}: not {}", passed.rule, passed.condition)?;
-        }
-        if let Some(route) = &self.route {
-            writeln!(f, "route        {} ({}): {}", route.rule, route.origin, route.condition)?;
-        }
-        for what in &self.answered {
-            writeln!(f, "filter       {}", what.escape_debug())?;
-        }
-        if let Some(why) = &self.unrouted {
-            writeln!(f, "route        none: {why}")?;
-        }
-        if let Some(why) = &self.refused {
-            writeln!(f, "refused      {}", why.escape_debug())?;
-        }
-        for note in &self.notes {
-            writeln!(f, "note         {}", note.escape_debug())?;
-        }
-        for destination in &self.destinations {
-            writeln!(f)?;
-            destination.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for DestinationExplained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let security = if self.tls { "TLS" } else { "plain text" };
-        writeln!(
-            f,
-            "destination  {} ({}), {:.1} % of requests, {security}",
-            self.name, self.origin, self.percent
-        )?;
-        for filter in &self.filters {
-            writeln!(f, "filter       {}", filter.escape_debug())?;
-        }
-        writeln!(f, "endpoints    {}", self.endpoints)?;
-        if self.candidates.is_empty() {
-            writeln!(f, "  known at run time only")?;
-        }
-        for candidate in &self.candidates {
-            let word = if candidate.included { "in " } else { "out" };
-            writeln!(f, "  {word}  {:<24} {}", candidate.endpoint, candidate.reason)?;
-        }
-        writeln!(f, "policy")?;
-        for value in &self.policy {
-            writeln!(f, "  {value}")?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{self, Source};
-    use http::{HeaderMap, Method};
-
-    const CONFIG: &str = "\
-apiVersion: mesh/v1
-kind: Service
-metadata: { name: a }
-spec:
-  appProtocol: grpc
-  endpoints:
-    static: ['127.0.0.1:1', { address: '127.0.0.1:2', priority: 1 }]
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: { name: r }
-spec:
-  parentRefs: [{ kind: Service, name: a }]
-  rules:
-  - matches: [{ path: { type: Exact, value: /x } }]
-    backendRefs: [{ name: a }]
-  - matches: [{ path: { value: /y } }]
-    timeouts: { request: 2s }
-    backendRefs: [{ name: a }]
-  - matches: [{ path: { value: /f } }]
-    filters:
-    - type: URLRewrite
-      urlRewrite: { path: { type: ReplacePrefixMatch, replacePrefixMatch: /v2 } }
-    - type: RequestHeaderModifier
-      requestHeaderModifier: { remove: [x-a] }
-    backendRefs: [{ name: a }]
-  - matches: [{ path: { value: /e } }]
-    filters: [{ type: RequestRedirect, requestRedirect: { scheme: https } }]
-";
-
-    fn told(authority: &str, path: &str) -> Explanation {
-        by(false, authority, path)
-    }
-
-    fn by(https: bool, authority: &str, path: &str) -> Explanation {
-        let documents = config::parse(&[Source::new("f.yaml", CONFIG)]).expect("valid");
-        let snapshot = config::compile(&documents, 1).expect("valid");
-        let headers = HeaderMap::new();
-        let request = RouteRequest::new(authority, &Method::GET, path, None, &headers);
-        explain(&snapshot, &request, https, |_| None)
-    }
-
-    #[test]
-    fn tells_rule_destination_origins_and_candidates() {
-        let told = told("a:80", "/y/z");
-        let route = told.route.as_ref().expect("a route");
-        assert_eq!((&*route.rule, &*route.origin.to_string()), ("r/1", "f.yaml:17"));
-        assert_eq!(told.passed_over.len(), 1);
-        let destination = &told.destinations[0];
-        let origin = |path: &str| {
-            let value = destination.policy.iter().find(|value| value.path == path).expect(path);
-            (value.value.to_string(), value.origin.to_string())
-        };
-        assert_eq!(origin("timeouts.request"), ("\"2s\"".to_owned(), "f.yaml:18".to_owned()));
-        assert_eq!(origin("timeouts.connect"), ("\"1s\"".to_owned(), "default".to_owned()));
-        assert_eq!(origin("protocol"), ("\"Http2\"".to_owned(), "f.yaml:5".to_owned()));
-        let candidates: Vec<_> =
-            destination.candidates.iter().map(|c| (c.included, &*c.reason)).collect();
-        assert_eq!(
-            candidates,
-            [(true, "ready"), (false, "priority 1, while priority 0 can be used")]
-        );
-        let text = told.to_string();
-        for part in ["r/1 (f.yaml:17)", "100.0 % of requests", "out  127.0.0.1:2", "f.yaml:18"] {
-            assert!(text.contains(part), "{part}:\n{text}");
-        }
-    }
-
-    #[test]
-    fn tells_filters_in_the_order_in_which_they_act() {
-        let told = told("a", "/f");
-        let lines = "filter       request headers: remove x-a\n\
-                     filter       rewrite: path /f/… to /v2/…\nendpoints";
-        assert!(told.to_string().contains(lines), "{told}");
-    }
-
-    #[test]
-    fn tells_what_a_rule_answers_by_itself() {
-        let told = told("a", "/e");
-        assert!(told.to_string().contains("filter       redirect: 302, scheme https\n"), "{told}");
-        assert!(told.is_sent() && told.destinations.is_empty());
-    }
-
-    #[test]
-    fn tells_why_there_is_no_route() {
-        let told = told("a", "/z");
-        assert!(told.to_string().contains("none: no rule of host `a` matches"));
-        assert!(!told.is_sent());
-    }
-
-    #[test]
-    fn a_host_that_nobody_configured_is_a_dns_name_with_the_default_policy() {
-        let told = told("b:8080", "/");
-        assert!(told.is_sent() && told.route.is_none());
-        let [plain] = &told.destinations[..] else { panic!("{told}") };
-        assert_eq!((&*plain.name, &*plain.endpoints, plain.tls), ("b:8080", "dns://b:8080", false));
-        let value = plain.policy.iter().find(|value| value.path == "timeouts.request");
-        assert_eq!(value.map(|value| value.value.to_string()).as_deref(), Some("\"15s\""));
-        let text = told.to_string();
-        for part in [
-            "none: nothing is configured for this host",
-            "an Outbound listener without `service` take the host for a DNS name",
-            "an Inbound listener without `service` answers 404",
-            "destination  b:8080 (default), 100.0 % of requests, plain text",
-        ] {
-            assert!(text.contains(part), "{part} in\n{text}");
-        }
-        let secure = by(true, "b", "/");
-        let [plain] = &secure.destinations[..] else { panic!("{secure}") };
-        assert_eq!((&*plain.endpoints, plain.tls), ("dns://b:443", true));
-        assert!(!by(false, "user@b", "/").is_sent());
-    }
-
-    #[test]
-    fn https_to_a_service_without_tls_is_refused_as_by_a_call() {
-        let told = by(true, "a", "/x");
-        assert!(!told.is_sent());
-        assert!(told.to_string().contains("refused      the request says https"), "{told}");
-        assert!(by(false, "a", "/x").is_sent());
-    }
-
-    #[test]
-    fn the_path_is_matched_as_the_proxy_spells_it() {
-        let told = told("a", "/z/%2e%2e//y/./%7a");
-        assert_eq!(told.route.as_ref().map(|route| &*route.rule), Some("r/1"), "{told}");
-        assert!(told.to_string().contains("a proxy reads the path as /y/z"), "{told}");
-        assert_eq!(self::told("a", "/y/z").notes, <[String; 0]>::default());
-        let refused = self::told("a", "/y%2fz");
-        assert!(refused.route.is_none() && !refused.is_sent());
-        assert!(refused.to_string().contains("a proxy answers 400: the path has"), "{refused}");
-    }
-}
+mod tests;

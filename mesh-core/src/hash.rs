@@ -240,6 +240,35 @@ pub fn hash(policies: &[Config], input: &Input<'_>, draw: &mut impl Draw) -> Has
     hashed
 }
 
+/// What the hash of a call is made of, in order: the sources of those entries that it has
+/// something for.
+#[must_use]
+pub fn sources(policies: &[Config], input: &Input<'_>) -> Vec<String> {
+    let mut sources = Vec::new();
+    for Config { source, terminal } in policies {
+        let found = match source {
+            Source::Header(name) => {
+                input.headers.contains_key(name).then(|| format!("header {name}"))
+            }
+            Source::Cookie(cookie) => {
+                let made = cookie.of(input.headers).is_none();
+                let made_up = if made { " (made for this call)" } else { "" };
+                (!made || cookie.ttl.is_some()).then(|| format!("cookie {}{made_up}", cookie.name))
+            }
+            Source::QueryParameter(name) => {
+                let query = input.query.unwrap_or_default();
+                parameter(query, name).map(|_| format!("query parameter {name}"))
+            }
+            Source::SourceAddress => input.source.map(|source| format!("source address {source}")),
+        };
+        sources.extend(found);
+        if *terminal && !sources.is_empty() {
+            break;
+        }
+    }
+    sources
+}
+
 fn header(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let first = values.next()?;

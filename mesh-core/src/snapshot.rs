@@ -193,6 +193,11 @@ impl Snapshot {
         self.hosts.find(&route::canonical(authority))
     }
 
+    /// What is tried for whoever knows the destination already, in order.
+    pub(crate) fn own_entries(&self, destination: DestinationId) -> Option<&Entries> {
+        self.own.get(destination.index())
+    }
+
     /// The listeners of a proxy.
     #[must_use]
     pub fn listeners(&self) -> &[ListenerConfig] {

@@ -8,6 +8,7 @@
 //! | `GET /metrics` | Prometheus text or OpenMetrics, by `Accept` |
 //! | `GET /config` | version in force, its listeners, and why the last one was refused |
 //! | `GET /endpoints` | every endpoint with its state, the reason, and since when |
+//! | `GET /explain?method=GET&url=…` | what would become of a request now; nothing is sent |
 //! | `POST /drain` | finish what runs, then end |
 //! | `POST /reload` | read the configuration again |
 //!
@@ -17,6 +18,7 @@
 //! it: `Host` has to be a loopback address or `localhost`, which a rebound name is not; `Origin`,
 //! if sent, has to be the same; and what changes something is `POST`.
 
+mod explain;
 mod metrics;
 mod pages;
 
@@ -146,6 +148,10 @@ async fn answer<B>(request: &Request<B>, proxy: &Proxy) -> Response<Full<Bytes>>
         "/" => text(StatusCode::OK, pages::front(proxy).await),
         "/config" => shown(json, pages::config(proxy).await),
         "/endpoints" => shown(json, pages::endpoints(proxy)),
+        "/explain" => match explain::page(proxy, request.uri().query().unwrap_or_default()).await {
+            Ok(page) => shown(json, page),
+            Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        },
         "/drain" => {
             proxy.ask_to_drain();
             text(StatusCode::ACCEPTED, "draining\n")

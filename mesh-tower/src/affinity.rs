@@ -63,7 +63,7 @@ impl Hashed {
             return Self { hash: Some(key), made: Vec::new() };
         }
         let asked = entries.iter().any(|entry| entry.source == Source::SourceAddress);
-        let source = by.source.or_else(|| caller().filter(|_| asked));
+        let source = by.source.or_else(|| Affinity::caller().filter(|_| asked));
         let input =
             Input::new(request.headers()).with_query(request.uri().query()).with_source(source);
         let hashed = hash::hash(entries, &input, &mut by.draws.of(Decision::Hash));
@@ -106,6 +106,16 @@ impl Affinity {
         Some(Arc::new(Self { hash, made, session }))
     }
 
+    /// Who sent the request being served.
+    pub(crate) fn caller() -> Option<IpAddr> {
+        Context::with(|context| context.peer.as_ref().map(|peer| peer.address().ip())).flatten()
+    }
+
+    /// The hash.
+    pub(crate) const fn hash(&self) -> Option<u64> {
+        self.hash
+    }
+
     /// Adds what it says to a pick; the policy is that which it was found by.
     pub(crate) fn pick<'a>(&self, mut args: PickArgs<'a>, policy: &'a Policy) -> PickArgs<'a> {
         if let Some(hash) = self.hash {
@@ -136,9 +146,4 @@ impl Affinity {
             headers.append(SET_COOKIE, set);
         }
     }
-}
-
-/// Who sent the request being served.
-fn caller() -> Option<IpAddr> {
-    Context::with(|context| context.peer.as_ref().map(|peer| peer.address().ip())).flatten()
 }

@@ -45,6 +45,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tower_service::Service;
 use tracing::{Level, Span, span_enabled};
 
@@ -195,6 +196,9 @@ fn informed(
                 destination.probed(&endpoint, probe, Outcome::Cancelled, now);
             }
             destination.shared().metrics.shed(ErrorKind::Overflow);
+            if let Some(noting) = &call.noting {
+                noting.ended(why.clone(), Duration::ZERO);
+            }
             let error = Error::new(ErrorKind::Overflow, why)
                 .with_destination(destination.label().clone())
                 .with_endpoint(endpoint.id());
@@ -210,7 +214,11 @@ fn choose(
     now: Timestamp,
 ) -> Result<(Arc<Endpoint>, Option<Probe>), Unpicked> {
     let mut draw = call.draws.of(Decision::Pick(call.tried.len()));
-    let (mut endpoint, reason) = destination.pick(&call.pick_args(now), &mut draw)?;
+    let args = call.pick_args(now);
+    let (mut endpoint, reason) = match &call.noting {
+        None => destination.pick(&args, &mut draw)?,
+        Some(noting) => noting.pick(destination, &args, &mut draw)?,
+    };
     let mut probe = None;
     if endpoint.health().is_ejected() && reason != Reason::Panic {
         (endpoint, probe) = on_probation(destination, call, endpoint, now)?;
@@ -219,6 +227,9 @@ fn choose(
         Span::current()
             .record("mesh.endpoint", endpoint.id().as_str())
             .record("mesh.pick_reason", reason.as_str());
+    }
+    if let Some(noting) = &call.noting {
+        noting.chosen(&endpoint);
     }
     if call.hedged {
         let _ = call.at.set(endpoint.id().clone());
@@ -292,6 +303,9 @@ fn answered(
         response.extensions_mut().insert(Tried(ticket.endpoint().id().clone()));
     }
     let call = ticket.call();
+    if let Some(noting) = &call.noting {
+        noting.answered(&response, ticket.started());
+    }
     if let Some(affinity) = &call.affinity {
         let addresses = ticket.endpoint().connections.addresses();
         affinity.answer(response.headers_mut(), &call.policy, addresses);
@@ -315,6 +329,7 @@ fn failed(error: Error, mut ticket: Ticket) -> Error {
     } else {
         ticket.over();
     }
+    ticket.note(|| error.to_string());
     drop(ticket);
     if error.kind() == ErrorKind::Overflow {
         destination.shared().metrics.shed(ErrorKind::Overflow);

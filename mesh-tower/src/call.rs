@@ -16,6 +16,7 @@ use crate::clock;
 use crate::deadline::Sent;
 use crate::destination::Destination;
 use crate::draws::CallDraws;
+use crate::explain::Noting;
 use crate::guard::Guard;
 use crate::rate_limit::Limit;
 use crate::telemetry::DestinationMetrics;
@@ -78,6 +79,8 @@ pub struct Call {
     pub(crate) filters: Option<Arc<Filters>>,
     /// Whom it is for, once routed.
     pub(crate) destination: Option<Arc<Destination>>,
+    /// Where what is decided about it is noted, if its caller asks.
+    pub(crate) noting: Option<Noting>,
     /// Where its random decisions come from.
     pub(crate) draws: CallDraws,
     /// When its request is sent in full, if `expiry` counts from then.
@@ -131,6 +134,7 @@ impl Call {
             retry: None,
             filters: None,
             destination: None,
+            noting: None,
             draws: CallDraws::OF_THREAD,
             sent: None,
             hedged: false,

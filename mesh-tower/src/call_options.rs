@@ -39,6 +39,7 @@ pub struct CallOptions {
     pub(crate) subset: Option<Arc<[Labels]>>,
     pub(crate) priority: u32,
     pub(crate) hash: Option<u64>,
+    pub(crate) explain: bool,
 }
 
 impl CallOptions {
@@ -53,6 +54,7 @@ impl CallOptions {
             subset: None,
             priority: 0,
             hash: None,
+            explain: false,
         }
     }
 
@@ -131,6 +133,35 @@ impl CallOptions {
     #[must_use]
     pub const fn hash(mut self, hash: u64) -> Self {
         self.hash = Some(hash);
+        self
+    }
+
+    /// Asks why the call goes where it goes: the response then carries an
+    /// `Arc<`[`Explanation`](mesh_core::explain::Explanation)`>` in its extensions, an error has it as
+    /// [`Error::explanation`](mesh_core::Error::explanation). It costs a look at every endpoint per
+    /// attempt; calls that do not ask pay a branch.
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_tower::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use mesh_tower::{Body, CallOptions, Explanation};
+    /// use std::sync::Arc;
+    /// use tower::ServiceExt;
+    ///
+    /// let request = Request::get("http://inventory/items/7").extension(CallOptions::new().explain());
+    /// match mesh.http().oneshot(request.body(Body::empty())?).await {
+    ///     Ok(response) => println!("{}", response.extensions().get::<Arc<Explanation>>().ok_or("asked")?),
+    ///     Err(error) => println!("{}", error.explanation().ok_or("asked")?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Calls through a [`Channel`](crate::Channel) are told; a stack made by hand has no route to
+    /// begin with.
+    #[must_use]
+    pub const fn explain(mut self) -> Self {
+        self.explain = true;
         self
     }
 

@@ -47,6 +47,14 @@ impl Draws {
         Self(seed.map(|seed| Arc::new(Seeded { seed, calls: AtomicU64::new(0) })))
     }
 
+    /// Those that the next call will have.
+    pub(crate) fn peek(&self) -> CallDraws {
+        match &self.0 {
+            None => CallDraws::OF_THREAD,
+            Some(seeded) => seeded.call(seeded.calls.load(Relaxed)),
+        }
+    }
+
     /// Those of the next call.
     pub(crate) fn next_call(&self) -> CallDraws {
         match &self.0 {
@@ -108,23 +116,35 @@ impl CallDraws {
 
     /// The draws of one decision; the same each time if there is a seed.
     pub(crate) fn of(self, decision: Decision) -> DecisionDraw {
-        DecisionDraw(self.0.map(|state| {
+        let rng = self.0.map(|state| {
             let own = decision.number().wrapping_mul(APART);
             Rng::with_seed(state.get().wrapping_add(own))
-        }))
+        });
+        DecisionDraw { rng, last: 0 }
     }
 }
 
 /// The draws of one decision.
 #[derive(Debug)]
-pub(crate) struct DecisionDraw(Option<Rng>);
+pub(crate) struct DecisionDraw {
+    rng: Option<Rng>,
+    last: u64,
+}
+
+impl DecisionDraw {
+    /// What was drawn last.
+    pub(crate) const fn last(&self) -> u64 {
+        self.last
+    }
+}
 
 impl Draw for DecisionDraw {
     fn bits(&mut self) -> u64 {
-        match &mut self.0 {
+        self.last = match &mut self.rng {
             None => fastrand::u64(..),
             Some(rng) => rng.u64(..),
-        }
+        };
+        self.last
     }
 }
 

@@ -58,6 +58,11 @@ impl Fault {
         Some(Self { injected, active })
     }
 
+    /// What is done to the call.
+    pub(crate) const fn injected(&self) -> &Injected {
+        &self.injected
+    }
+
     /// Whether the call goes nowhere.
     pub(crate) const fn aborts(&self) -> bool {
         self.injected.abort.is_some()

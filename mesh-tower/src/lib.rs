@@ -17,6 +17,7 @@ pub mod deadline;
 mod descriptors;
 mod destination;
 mod draws;
+mod explain;
 mod fault;
 mod fields;
 mod filter;
@@ -51,6 +52,7 @@ pub use destination::{DestinationState, EndpointView};
 pub use integrations::reqwest::SendVia;
 pub use listen::Listener;
 pub use mesh::Mesh;
+pub use mesh_core::explain::Explanation;
 pub use mesh_core::{Error, ErrorKind};
 pub use relay::Relay;
 

@@ -3,7 +3,7 @@
 //! One value per process, cheap to clone. It owns the background tasks (discovery and the outlier
 //! sweep, one task per destination), which end when the last clone is dropped.
 
-use crate::affinity::{Asked, Hashed};
+use crate::affinity::{Asked as AskedHash, Hashed};
 use crate::balance::Balance;
 use crate::builder::{BuildError, MeshBuilder};
 use crate::call::{Begun, Call};
@@ -14,6 +14,7 @@ use crate::connect;
 use crate::descriptors;
 use crate::destination::{Destination, DestinationState, Environment};
 use crate::draws::{CallDraws, Decision};
+use crate::explain::{Noting, Recording};
 use crate::listen::{Drains, Listener};
 use crate::mirror;
 use crate::plain::Plain;
@@ -24,10 +25,12 @@ use crate::tls;
 use crate::workers::Worker;
 use http::Request;
 use mesh_core::config::{self, Diagnostic, Source};
+use mesh_core::explain::{Asked, Candidate, Explanation, HashExplained, SplitExplained, explain};
 use mesh_core::fault::Active;
+use mesh_core::hash::{self, Input};
 use mesh_core::pick::Labels;
 use mesh_core::route::filter::Filters;
-use mesh_core::route::{Backend, RouteRequest};
+use mesh_core::route::{Backend, RouteRequest, path};
 use mesh_core::snapshot::{DestinationConfig, DestinationId, Routed, Snapshot, Unrouted};
 use mesh_core::{DestinationName, Error, ErrorKind, Policy, Swap, Timestamp};
 use mesh_discovery::config_files;
@@ -350,6 +353,7 @@ impl Mesh {
         plain: bool,
         begun: Begun,
         source: Option<IpAddr>,
+        recording: Option<&Arc<Recording>>,
     ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let looked_for = RouteRequest::new(
@@ -359,26 +363,36 @@ impl Mesh {
             request.uri().query(),
             request.headers(),
         );
+        let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
         let draws = self.shared.environment.draws.next_call();
-        match live.snapshot.route(&looked_for, &mut draws.of(Decision::Route)) {
+        let mut draw = draws.of(Decision::Route);
+        let mut found = live.snapshot.route(&looked_for, &mut draw);
+        let hashed = match &mut found {
+            Ok(routed) => keep(request, routed, source, draws),
+            Err(_) => None,
+        };
+        if let Some(recording) = recording {
+            let asked = Asked::new(looked_for).https(https).as_written();
+            note(recording, &live.snapshot, &asked, &found, draw.last(), hashed.as_ref());
+        }
+        let call = match found {
             Ok(mut routed) => {
-                let hashed = keep(request, &mut routed, source, draws);
                 live.stand_in(&mut routed, begun.started);
-                if request.uri().scheme() == Some(&http::uri::Scheme::HTTPS) {
+                if https {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
-                Ok(live.call(request, begun, draws, &routed)?.belong(request, source, hashed))
+                live.call(request, begun, draws, &routed)?
             }
             Err(Unrouted::UnknownHost) if plain => {
-                let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
                 let destination = self.plain(authority, https, begun.started)?;
                 let mut call = Call::of(request, begun, destination.policy(), destination);
                 call.draws = draws;
-                Ok(call.belong(request, source, None))
+                call
             }
-            Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
-            Err(unrouted) => Err(no_route(&unrouted, authority).into()),
-        }
+            Err(Unrouted::Answered { filters, .. }) => return Err(Stop::Answered(filters)),
+            Err(unrouted) => return Err(no_route(&unrouted, authority).into()),
+        };
+        Ok(belonging(call, request, source, hashed, recording))
     }
 
     /// As [`Mesh::route`], among the routes attached to a destination.
@@ -388,6 +402,7 @@ impl Mesh {
         request: &Request<B>,
         begun: Begun,
         source: Option<IpAddr>,
+        recording: Option<&Arc<Recording>>,
     ) -> Result<Call, Stop> {
         let live = self.shared.live.load();
         let known = live.snapshot.destination(name).and_then(|id| Some((id, live.at(id)?)));
@@ -404,15 +419,75 @@ impl Mesh {
             request.headers(),
         );
         let draws = self.shared.environment.draws.next_call();
-        match live.snapshot.route_to(id, &looked_for, &mut draws.of(Decision::Route)) {
+        let mut draw = draws.of(Decision::Route);
+        let mut found = live.snapshot.route_to(id, &looked_for, &mut draw);
+        let hashed = match &mut found {
+            Ok(routed) => keep(request, routed, source, draws),
+            Err(_) => None,
+        };
+        if let Some(recording) = recording {
+            let asked = Asked::new(looked_for).to(Some(id)).as_written();
+            note(recording, &live.snapshot, &asked, &found, draw.last(), hashed.as_ref());
+        }
+        match found {
             Ok(mut routed) => {
-                let hashed = keep(request, &mut routed, source, draws);
                 live.stand_in(&mut routed, begun.started);
-                Ok(live.call(request, begun, draws, &routed)?.belong(request, source, hashed))
+                let call = live.call(request, begun, draws, &routed)?;
+                Ok(belonging(call, request, source, hashed, recording))
             }
             Err(Unrouted::Answered { filters, .. }) => Err(Stop::Answered(filters)),
             Err(unrouted) => Err(no_route(&unrouted, destination.label()).into()),
         }
+    }
+
+    /// What would become of a request now, where `candidates` tells the endpoints of a destination
+    /// as a share of a rule, and a hash, sees them.
+    pub(crate) fn ask(
+        &self,
+        to: Option<&DestinationName>,
+        asked: &Asked<'_>,
+        source: Option<IpAddr>,
+        candidates: impl Fn(&Destination, Option<&Backend>, Option<u64>) -> Vec<Candidate>,
+    ) -> Explanation {
+        let live = self.shared.live.load();
+        let snapshot = &live.snapshot;
+        let id = to.and_then(|name| snapshot.destination(name));
+        let asked = asked.to(id);
+        // What a proxy refuses is told by `explain`.
+        let normal = match path::normalize(asked.request.path) {
+            Ok(normal) if !asked.as_written => normal,
+            _ => None,
+        };
+        let path = normal.as_deref().unwrap_or(asked.request.path);
+        let mut request = asked.request;
+        request.path = path;
+        let draws = self.shared.environment.draws.peek();
+        let mut draw = draws.of(Decision::Route);
+        let found = match id {
+            Some(id) => snapshot.route_to(id, &request, &mut draw),
+            None => snapshot.route(&request, &mut draw),
+        };
+        let entries = found.as_ref().map_or(&[][..], |routed| &routed.backend.policy.hash);
+        let input = Input::new(request.headers).with_query(request.query).with_source(source);
+        let hash = hash::hash(entries, &input, &mut draws.of(Decision::Hash)).hash;
+        let rule = found.as_ref().ok().map(|routed| &**routed.rule);
+        let mut told = explain(snapshot, &asked.taken(rule), |config, backend| {
+            let destination = match backend {
+                Some(backend) => live.at(backend.destination).cloned()?,
+                None => self.shared.plain.all().into_iter().find(|known| {
+                    config.origin.line().is_none() && &**known.label() == request.authority
+                })?,
+            };
+            Some(candidates(&destination, backend, hash))
+        });
+        let kept = rule.zip(hash).and_then(|(rule, hash)| SplitExplained::kept(rule, hash));
+        let drawn = || SplitExplained::drawn(rule?, draw.last());
+        let by_hash = found.as_ref().is_ok_and(|to| to.backend.policy.pick.policy.is_by_hash());
+        if let Some(hash) = hash.filter(|_| by_hash || kept.is_some()) {
+            told.hash = Some(HashExplained::new(hash, entries, &input));
+        }
+        told.split = kept.or_else(drawn);
+        told
     }
 
     /// Where a connection to a destination goes, by its `TCPRoute` if it has one.
@@ -593,6 +668,38 @@ fn secured(snapshot: &Snapshot, id: DestinationId) -> Result<(), Error> {
     }
 }
 
+/// Notes what was found for a request, for its caller.
+#[cold]
+fn note(
+    recording: &Recording,
+    snapshot: &Snapshot,
+    asked: &Asked<'_>,
+    found: &Result<Routed<'_>, Unrouted>,
+    drawn: u64,
+    hashed: Option<&Hashed>,
+) {
+    let rule = found.as_ref().ok().map(|routed| &**routed.rule);
+    let kept = hashed.and_then(|hashed| SplitExplained::kept(rule?, hashed.hash?));
+    let split = kept.or_else(|| SplitExplained::drawn(rule?, drawn));
+    recording.routed(snapshot, &asked.taken(rule), split);
+}
+
+/// A call that knows where it belongs, and that is noted if its caller asks.
+fn belonging<B>(
+    call: Call,
+    request: &Request<B>,
+    source: Option<IpAddr>,
+    hashed: Option<Hashed>,
+    recording: Option<&Arc<Recording>>,
+) -> Call {
+    let mut call = call.belong(request, source, hashed);
+    if let Some(recording) = recording {
+        recording.hashed(&call, request, source);
+        call.noting = Some(Noting::first(recording.clone()));
+    }
+    call
+}
+
 /// Keeps a call to the destination of its hash, where its rule says so.
 fn keep<B>(
     request: &Request<B>,
@@ -601,7 +708,7 @@ fn keep<B>(
     draws: CallDraws,
 ) -> Option<Hashed> {
     let entries = routed.rule.hashes()?;
-    let asked = Asked { options: request.extensions().get(), source, draws };
+    let asked = AskedHash { options: request.extensions().get(), source, draws };
     let hashed = Hashed::of(request, entries, &asked);
     if let Some(kept) = hashed.hash.and_then(|hash| routed.rule.keep(hash)) {
         routed.backend = kept;

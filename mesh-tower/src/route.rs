@@ -21,6 +21,7 @@
 
 use crate::call::{self, Begun, Call};
 use crate::criticality;
+use crate::explain::Recording;
 use crate::fault::{Delayed, Ended, Fault, Next};
 use crate::fields;
 use crate::filter::{self, After};
@@ -38,6 +39,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -155,7 +157,8 @@ impl<S> Route<S> {
         S: Service<Request<B>> + Clone,
         B: 'static,
     {
-        let state = match self.find(&mut request, begun) {
+        let recording = Recording::asked(&request, begun.started);
+        let state = match self.find(&mut request, begun, recording.as_ref()) {
             Ok(call) => {
                 let call = trusting(call, &mut request);
                 criticality::send(&call, request.headers_mut());
@@ -172,7 +175,7 @@ impl<S> Route<S> {
                 State::Answered { response: Some(response) }
             }
         };
-        ResponseFuture { state }
+        ResponseFuture { state, recording }
     }
 
     /// Lets the filters of a call edit its request, and its policy inject a fault.
@@ -183,9 +186,15 @@ impl<S> Route<S> {
     {
         let filters = call.filters.take();
         if let Some(response) = filters.as_ref().and_then(|own| filter::preflight(own, &request)) {
+            if let Some(noting) = &call.noting {
+                noting.recording().answered("CORS preflight");
+            }
             return State::Answered { response: Some(Box::new(response)) };
         }
         let fault = Fault::decide(&call, &request, self.mesh.faults());
+        if let (Some(fault), Some(noting)) = (&fault, &call.noting) {
+            noting.recording().fault(fault.injected());
+        }
         let mut after = None;
         if let Some(filters) = filters {
             after = After::of(&filters, request.headers());
@@ -224,20 +233,25 @@ fn trusting<B>(call: Call, request: &mut Request<B>) -> Call {
 }
 
 impl<S> Route<S> {
-    fn find<B>(&self, request: &mut Request<B>, begun: Begun) -> Result<Call, Stop> {
+    fn find<B>(
+        &self,
+        request: &mut Request<B>,
+        begun: Begun,
+        recording: Option<&Arc<Recording>>,
+    ) -> Result<Call, Stop> {
         match &self.by {
             By::Request | By::Configured => {
                 let authority = own_authority(request)?;
                 let plain = matches!(self.by, By::Request);
-                self.mesh.route(&authority, request, plain, begun, self.source)
+                self.mesh.route(&authority, request, plain, begun, self.source, recording)
             }
             By::Name(name) => {
                 complete(request, name)?;
-                self.mesh.route(name.as_str(), request, true, begun, self.source)
+                self.mesh.route(name.as_str(), request, true, begun, self.source, recording)
             }
             By::Destination(destination, name) => {
                 complete(request, name)?;
-                self.mesh.route_to(destination, request, begun, self.source)
+                self.mesh.route_to(destination, request, begun, self.source, recording)
             }
             By::Invalid(error) => Err(error.clone().into()),
         }
@@ -298,6 +312,8 @@ pin_project! {
     pub struct ResponseFuture<S, B, F> {
         #[pin]
         state: State<S, B, F>,
+        // Of a call whose caller asks.
+        recording: Option<Arc<Recording>>,
     }
 }
 
@@ -323,9 +339,29 @@ where
     type Output = Result<Response<R>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let answer = ready!(this.state.poll_answer(cx));
+        Poll::Ready(match this.recording.take() {
+            None => answer,
+            Some(recording) => recording.finish(answer),
+        })
+    }
+}
+
+impl<S, B, F, R, E> State<S, B, F>
+where
+    S: Service<Request<B>, Future = F>,
+    B: 'static,
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<Error>,
+    R: From<Bytes>,
+{
+    fn poll_answer(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<R>, Error>> {
         loop {
-            let next = match state.as_mut().project() {
+            let next = match self.as_mut().project() {
                 StateProject::Routed { inner, after } => {
                     let mut answer = inner.poll(cx);
                     if let (Some(after), Poll::Ready(Ok(response))) = (after, &mut answer) {
@@ -344,13 +380,13 @@ where
                 }
                 StateProject::Delayed { delayed } => match ready!(delayed.as_mut().poll(cx)) {
                     Ended::Send(mut service, request, after) => {
-                        State::Routed { inner: service.call(request), after }
+                        Self::Routed { inner: service.call(request), after }
                     }
-                    Ended::Answer(response) => State::Answered { response: Some(response) },
-                    Ended::Late(error) => State::Refused { error: Some(error) },
+                    Ended::Answer(response) => Self::Answered { response: Some(response) },
+                    Ended::Late(error) => Self::Refused { error: Some(error) },
                 },
             };
-            state.set(next);
+            self.set(next);
         }
     }
 }

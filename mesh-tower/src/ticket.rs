@@ -116,6 +116,18 @@ impl Ticket {
         &self.endpoint
     }
 
+    /// When it began.
+    pub(crate) const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// Notes how the attempt ended, if its caller asks.
+    pub(crate) fn note(&self, outcome: impl FnOnce() -> String) {
+        if let Some(noting) = &self.call.noting {
+            noting.ended(outcome(), clock::now().since(self.started));
+        }
+    }
+
     /// Takes what the endpoint reports out of a head or trailers.
     fn report(&self, now: Timestamp, headers: &mut HeaderMap) {
         if self.reports
@@ -187,8 +199,10 @@ impl Ticket {
         if self.call.is_late(now) {
             // Fails only if it is known already.
             let _ = self.call.at.set(self.endpoint.id().clone());
+            self.note(|| "given up: no response in time".to_owned());
             self.fail(now, Outcome::Failure(Failure::Timeout), None);
         } else if self.call.hedged {
+            self.note(|| "given up: another attempt was quicker".to_owned());
             // Another attempt was quicker: it has taken at least this long.
             self.observe(now);
         }

@@ -1,7 +1,7 @@
 //! Files of a configuration, places in them, and where a value comes from.
 
 use super::diagnostic::{Errors, Problem, resolve};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -119,6 +119,15 @@ impl fmt::Display for Origin {
 impl Serialize for Origin {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// As it is serialized: `file:line`, or `default`.
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let place = text.rsplit_once(':').and_then(|(file, line)| Some((file, line.parse().ok()?)));
+        Ok(Self(place.map(|(file, line)| (file.into(), Location { line, ..Location::NOWHERE }))))
     }
 }
 

@@ -4,6 +4,7 @@ use super::Pinned;
 use super::subset::Labels;
 use crate::Timestamp;
 use crate::endpoint::EndpointId;
+use std::sync::{Mutex, PoisonError};
 
 /// What a call brings to a pick.
 ///
@@ -30,13 +31,32 @@ pub struct PickArgs<'a> {
     pub priority: u32,
     /// The endpoint that the call's session is at.
     pub pinned: Option<Pinned<'a>>,
+    /// Where the pick notes which endpoints it looks at, for who asks.
+    pub looked: Option<&'a Looked>,
+}
+
+/// The endpoints that a pick has looked at.
+#[derive(Debug, Default)]
+pub struct Looked(Mutex<Vec<EndpointId>>);
+
+impl Looked {
+    #[cold]
+    pub(super) fn note(&self, endpoint: &EndpointId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.clone());
+    }
+
+    /// Them, in the order in which they were looked at; one that was looked at twice is there twice.
+    #[must_use]
+    pub fn endpoints(self) -> Vec<EndpointId> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<'a> PickArgs<'a> {
     /// Those of a first attempt at `now`, which asks for nothing.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
-        Self { now, avoid: &[], hash: None, subset: &[], priority: 0, pinned: None }
+        Self { now, avoid: &[], hash: None, subset: &[], priority: 0, pinned: None, looked: None }
     }
 
     /// The endpoints that the call has tried.
@@ -71,6 +91,13 @@ impl<'a> PickArgs<'a> {
     #[must_use]
     pub const fn with_pinned(mut self, pinned: Pinned<'a>) -> Self {
         self.pinned = Some(pinned);
+        self
+    }
+
+    /// Where the pick notes which endpoints it looks at.
+    #[must_use]
+    pub const fn with_looked(mut self, looked: &'a Looked) -> Self {
+        self.looked = Some(looked);
         self
     }
 }

@@ -4,9 +4,9 @@
 //! endpoint, so it is for people who ask and not for calls.
 
 use super::group::{Candidates, Scope};
-use super::{PickArgs, Picker};
+use super::{PickArgs, Picker, Policy, least_request};
 use crate::endpoint::Member;
-use crate::explain::Candidate;
+use crate::explain::{Candidate, LoadUnit};
 use crate::health::Standing;
 
 impl<C> Picker<C> {
@@ -105,7 +105,15 @@ impl<C> Picker<C> {
     /// What is known of an endpoint, before it is in or out.
     fn known_of(&self, member: &Member<C>, args: &PickArgs<'_>) -> Candidate {
         let mut known = Candidate::configured(&member.spec);
-        known.load = Some(self.config.load(member.endpoint.load(), args.now));
+        let load = member.endpoint.load();
+        known.in_flight = Some(load.in_flight());
+        (known.load, known.unit) = match self.config.policy {
+            Policy::LeastRequest => {
+                let active = least_request::load(member, self.config.active_request_bias);
+                (Some(active), LoadUnit::InFlight)
+            }
+            _ => (Some(self.config.load(load, args.now)), LoadUnit::Seconds),
+        };
         known
     }
 

@@ -168,6 +168,9 @@ impl<'a, C> Candidates<'a, '_, C> {
     /// The member at a place, if it can be picked.
     pub(super) fn usable(&self, place: usize) -> Option<Found<'a, C>> {
         let member = self.members.get(place)?;
+        if let Some(looked) = self.args.looked {
+            looked.note(member.endpoint.id());
+        }
         if !self.args.avoid.is_empty() && !self.scope.allow_avoided && self.is_avoided(member) {
             return None;
         }

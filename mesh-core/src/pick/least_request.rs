@@ -11,6 +11,7 @@ use super::choices::Choices;
 use super::group::{Candidates, Found};
 use super::members::Members;
 use crate::Draw;
+use crate::endpoint::Member;
 
 #[derive(Debug)]
 pub(super) struct LeastRequest {
@@ -29,11 +30,14 @@ impl LeastRequest {
         candidates: &Candidates<'a, '_, C>,
         draw: &mut impl Draw,
     ) -> Option<Found<'a, C>> {
-        self.choices.least(candidates, draw, |member| {
-            let active = f64::from(member.endpoint.load().in_flight());
-            let biased =
-                if self.bias == 1.0 { active } else { (active + 1.0).powf(self.bias) - 1.0 };
-            biased / f64::from(member.spec.weight.max(1))
-        })
+        self.choices.least(candidates, draw, |member| load(member, self.bias))
     }
+}
+
+/// What is compared.
+#[inline]
+pub(super) fn load<C>(member: &Member<C>, bias: f64) -> f64 {
+    let active = f64::from(member.endpoint.load().in_flight());
+    let biased = if bias == 1.0 { active } else { (active + 1.0).powf(bias) - 1.0 };
+    biased / f64::from(member.spec.weight.max(1))
 }

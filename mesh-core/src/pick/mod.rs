@@ -86,7 +86,7 @@ pub mod subset;
 pub mod subsetting;
 pub mod weighted_round_robin;
 
-pub use args::PickArgs;
+pub use args::{Looked, PickArgs};
 pub use caller::Caller;
 pub use pinned::Pinned;
 pub use probes::{MAX_PROBES, Probes};

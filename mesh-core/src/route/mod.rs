@@ -191,6 +191,17 @@ pub(crate) fn tried<'a>(
     }
 }
 
+/// What was tried for a request that this rule has taken; `None` if it cannot have.
+pub(crate) fn taken<'a>(
+    entries: &'a [Entry],
+    request: &RouteRequest<'_>,
+    rule: &Rule,
+) -> Option<(&'a [Entry], &'a Entry)> {
+    let takes = |entry: &Entry| std::ptr::eq(&*entry.rule, rule) && entry.matched.is_match(request);
+    let index = entries.iter().position(takes)?;
+    Some((entries.get(..index)?, entries.get(index)?))
+}
+
 /// The first rule that matches, and one of its destinations.
 pub(crate) fn first<'a>(
     entries: &'a [Entry],

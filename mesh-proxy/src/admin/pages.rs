@@ -11,14 +11,21 @@ use std::sync::atomic::Ordering::Relaxed;
 pub(super) fn is_known(path: &str) -> bool {
     matches!(
         path,
-        "/" | "/live" | "/ready" | "/metrics" | "/config" | "/endpoints" | "/drain" | "/reload"
+        "/" | "/live"
+            | "/ready"
+            | "/metrics"
+            | "/config"
+            | "/endpoints"
+            | "/explain"
+            | "/drain"
+            | "/reload"
     )
 }
 
 pub(super) async fn front(proxy: &Proxy) -> String {
     let counters = proxy.counters();
     format!(
-        "mesh-proxy {}\n{}, {} connections open, {} accepted\n\n{}\n{}\nPages: /live /ready /metrics /config /endpoints; POST /drain /reload\n",
+        "mesh-proxy {}\n{}, {} connections open, {} accepted\n\n{}\n{}\nPages: /live /ready /metrics /config /endpoints /explain?url=…; POST /drain /reload\n",
         env!("CARGO_PKG_VERSION"),
         if proxy.is_ready() { "ready" } else { "draining" },
         counters.open(),

@@ -242,7 +242,9 @@ impl<S, F> Hedged<S, F> {
 
     /// Drops an attempt that is over; further ones avoid its endpoint.
     fn over(&mut self, at: usize) -> Option<EndpointId> {
-        let endpoint = self.running.remove(at).call.and_then(|call| call.at.get().cloned())?;
+        let call = self.running.remove(at).call?;
+        self.repeat.judged = call.noting.clone();
+        let endpoint = call.at.get().cloned()?;
         self.repeat.tried(endpoint.clone());
         Some(endpoint)
     }
@@ -358,6 +360,11 @@ impl<S, F> Hedged<S, F> {
         let request = self.repeat.head.request(self.counted, further.body, self.per_try);
         let inner = self.repeat.service.call(request);
         let call = self.repeat.head.call.clone();
+        if !self.running.is_empty()
+            && let Some(noting) = call.as_ref().and_then(|call| call.noting.as_ref())
+        {
+            noting.beside();
+        }
         let mut running = Running::new(self.begun, inner, call, self.per_try);
         running._permit = further.permit;
         self.running.push(running);

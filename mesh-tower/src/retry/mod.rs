@@ -278,9 +278,16 @@ where
                 own: self.own.clone(),
                 changed,
                 resent: false,
+                judged: None,
                 backoffs: 0,
             })
         });
+        if repeat.is_none()
+            && let Some(noting) = call.as_ref().and_then(|call| call.noting.as_ref())
+        {
+            let off = limit.is_none();
+            noting.refused(if off { "retries are off" } else { "the body cannot be sent again" });
+        }
         request.body_mut().call = call;
         let inner = self.inner.call(request);
         let (state, repeat) = match (plan, repeat) {

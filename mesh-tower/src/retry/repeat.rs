@@ -8,6 +8,7 @@ use crate::call_options::CallOptions;
 use crate::clock;
 use crate::deadline::Expiry;
 use crate::draws::Decision;
+use crate::explain::Noting;
 use crate::telemetry::DestinationMetrics;
 use http::Response;
 use mesh_core::hedge::Latencies;
@@ -33,6 +34,8 @@ pub(super) struct Repeat<S> {
     pub(super) changed: Option<Arc<Config>>,
     /// Whether the call was sent again transparently: such an attempt is not counted.
     pub(super) resent: bool,
+    /// Where the attempt that has ended is noted, if that is not the one that began last.
+    pub(super) judged: Option<Noting>,
     /// Waits by back-off since the server last said how long to wait.
     pub(super) backoffs: u32,
 }
@@ -82,6 +85,17 @@ pub(super) enum Refused {
 impl<S> Repeat<S> {
     pub(super) fn pinned(&self) -> Option<&Call> {
         self.head.call.as_deref()
+    }
+
+    /// Where the attempt that has ended is noted, if the caller asks.
+    fn noting(&self) -> Option<&Noting> {
+        self.judged.as_ref().or_else(|| self.pinned()?.noting.as_ref())
+    }
+
+    fn refused(&self, why: &str) {
+        if let Some(noting) = self.noting() {
+            noting.refused(why);
+        }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -146,6 +160,9 @@ impl<S> Repeat<S> {
         };
         match further {
             Ok((further, delay)) => {
+                if let Some(noting) = self.noting() {
+                    noting.wait(delay);
+                }
                 self.next = Some(further);
                 self.avoid(answer);
                 Next::Attempt(delay)
@@ -169,6 +186,9 @@ impl<S> Repeat<S> {
             .with_headers(headers);
         let verdict = decide(self.config(), &attempted);
         let pushback = headers.and_then(pushback::grpc);
+        if let Some(noting) = self.noting() {
+            noting.judged(verdict, pushback);
+        }
         let named =
             !matches!(verdict, Verdict::Transparent | Verdict::Stop { why: Stop::NotListed });
         if !named && end.is_success() && pushback != Some(Pushback::Stop) {
@@ -267,32 +287,44 @@ impl<S> Repeat<S> {
 
     /// Whether there is time and a body for an attempt that begins after `delay`.
     fn is_possible(&self, now: Timestamp, delay: Duration) -> bool {
-        self.head.expiry.is_none_or(|Expiry(expiry)| now + delay < expiry)
-            && self.body.is_repeatable()
+        let why = if self.head.expiry.is_some_and(|Expiry(expiry)| now + delay >= expiry) {
+            "the deadline of the call comes first"
+        } else if !self.body.is_repeatable() {
+            "the body is longer than `retry.bodyLimit`"
+        } else {
+            return true;
+        };
+        self.refused(why);
+        false
     }
 
     /// Takes what one more attempt costs the destination; says what is used up.
     fn admit(&self, now: Timestamp) -> Result<Option<Permit>, ErrorKind> {
-        let refused = || {
+        let refused = |why| {
+            self.refused(why);
             if let Some(metrics) = self.metrics() {
                 metrics.budget_exhausted();
             }
             ErrorKind::RetryBudget
         };
         if self.throttling().is_some_and(|(throttling, config)| !throttling.allows(config)) {
-            return Err(refused());
+            return Err(refused("`retryThrottling` has too few tokens left"));
         }
         let mut permit = None;
         if let Some(limits) = self.pinned().and_then(Call::limits) {
-            permit = Some(limits.acquire(Kind::Retry).map_err(|_| ErrorKind::Overflow)?);
+            let acquired = limits.acquire(Kind::Retry).map_err(|overflow| {
+                self.refused(&overflow.to_string());
+                ErrorKind::Overflow
+            });
+            permit = Some(acquired?);
             let calls =
                 || limits.active(Kind::Request).saturating_add(limits.active(Kind::Pending));
             if self.budget_config().is_crowded(limits.active(Kind::Retry), calls) {
-                return Err(refused());
+                return Err(refused("`budget.activePercent` allows no more retries at once"));
             }
         }
         let budget = self.pinned().and_then(Call::budget).unwrap_or(&self.own.budget);
-        if budget.withdraw(now) { Ok(permit) } else { Err(refused()) }
+        if budget.withdraw(now) { Ok(permit) } else { Err(refused("the retry budget is spent")) }
     }
 
     /// How the attempt ended; `None` if well, or its response is under way.

@@ -5,6 +5,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::clock;
 use crate::deadline::{self, Expiry, Sent};
+use crate::explain::Noting;
 use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body as HttpBody;
 use mesh_core::deadline::{EXPECTED_TIMEOUT, GRPC_TIMEOUT};
@@ -116,6 +117,7 @@ impl Head {
         if let Some(before) = &self.call {
             let mut call = Call::clone(before);
             call.attempt = attempt;
+            call.noting = before.noting.as_ref().map(Noting::next);
             call.at = OnceLock::new();
             call.cut = per_try.map(|allowed| clock::now() + allowed);
             let call = Arc::new(call);

@@ -6,6 +6,7 @@ mod cancel;
 mod chains;
 mod config;
 mod down;
+mod explained;
 mod faults;
 mod filters;
 #[cfg(feature = "tonic")]

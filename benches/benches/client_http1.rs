@@ -1,5 +1,6 @@
 //! CPU per HTTP/1 call: the default stack, and `Connections::send` alone, beside bare hyper
-//! connections with a task each.
+//! connections with a task each; and the stack where calls bring options, without and with
+//! `CallOptions::explain`.
 //!
 //! `cargo bench -p benches --bench client_http1` compares CPU time. For instructions per call run
 //! the built program as `valgrind --tool=callgrind … stack 2000` and `… stack 12000`, and divide
@@ -12,7 +13,7 @@ use http::{Request, Response, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
 use mesh_tower::connect::{Connections, Protocol, Settings};
-use mesh_tower::{Body, Mesh};
+use mesh_tower::{Body, CallOptions, Mesh};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,9 +32,8 @@ fn main() {
         }
         Mode::Compare => {
             let server = Server::start();
-            compare(&["bare", "send", "stack"], |variant, calls| {
-                round(server.address, variant, calls)
-            });
+            let variants = ["bare", "send", "stack", "options", "explain"];
+            compare(&variants, |variant, calls| round(server.address, variant, calls));
         }
     }
 }
@@ -41,7 +41,9 @@ fn main() {
 fn round(address: SocketAddr, variant: &str, calls: usize) {
     block_on(async {
         match variant {
-            "stack" => stack(address, calls).await,
+            "stack" => stack(address, calls, None).await,
+            "options" => stack(address, calls, Some(CallOptions::new())).await,
+            "explain" => stack(address, calls, Some(CallOptions::new().explain())).await,
             "send" => send(address, calls).await,
             _ => bare(address, calls).await,
         }
@@ -71,18 +73,22 @@ async fn send(address: SocketAddr, calls: usize) {
 }
 
 /// Route, deadline, limit, retry, balance with outlier detection, metrics.
-async fn stack(address: SocketAddr, calls: usize) {
+async fn stack(address: SocketAddr, calls: usize, options: Option<CallOptions>) {
     let config = format!(
         "apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: inventory }}\n\
          spec: {{ endpoints: {{ static: [{{ address: '{address}' }}] }} }}\n"
     );
     let mesh = Mesh::builder().config_text("bench", config).build().expect("a mesh");
     run(calls, || {
-        let channel = mesh.channel("inventory");
+        let (channel, options) = (mesh.channel("inventory"), options.clone());
         move || {
             let mut channel = channel.clone();
+            let mut request = request(Body::empty());
+            if let Some(options) = &options {
+                request.extensions_mut().insert(options.clone());
+            }
             async move {
-                let response = channel.call(request(Body::empty())).await;
+                let response = channel.call(request).await;
                 let body = response.expect("a response").into_body().collect().await;
                 assert_eq!(body.expect("whole").to_bytes().len(), BODY.len());
             }

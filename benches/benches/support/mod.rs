@@ -120,7 +120,7 @@ pub(crate) fn compare(variants: &[&str], mut round: impl FnMut(&str, usize)) {
         let (total, user) = times[ROUNDS / 2];
         let ratio = total / *base.get_or_insert(total);
         println!(
-            "{variant:>6}: {total:5.2} us CPU per call ({user:4.2} user), ratio {ratio:.2}, \
+            "{variant:>7}: {total:5.2} us CPU per call ({user:4.2} user), ratio {ratio:.2}, \
              rounds {:.2} to {:.2}",
             times[0].0,
             times[ROUNDS - 1].0

@@ -314,11 +314,6 @@ impl Destination {
         }
     }
 
-    /// The picker in force.
-    pub(crate) fn picker(&self) -> Loaded<Picker<Workers>> {
-        self.picker.load()
-    }
-
     /// The draws of a call that nobody has routed.
     pub(crate) fn draws(&self) -> CallDraws {
         self.environment.draws.next_call()

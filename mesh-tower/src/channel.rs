@@ -131,7 +131,7 @@ impl Future for ResponseFuture {
         self.project()
             .inner
             .poll(cx)
-            .map_ok(|response| response.map(|inner| ResponseBody { inner }))
+            .map_ok(|response| response.map(|inner| ResponseBody { inner: Box::pin(inner) }))
             .map_err(explained)
     }
 }
@@ -142,12 +142,10 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-pin_project! {
-    /// The response body of a call. Dropping it before its end cancels the rest.
-    pub struct ResponseBody {
-        #[pin]
-        inner: StackBody,
-    }
+/// The response body of a call. Dropping it before its end cancels the rest.
+pub struct ResponseBody {
+    // Boxed, since whoever gets the response moves it many times.
+    inner: Pin<Box<StackBody>>,
 }
 
 impl HttpBody for ResponseBody {
@@ -155,10 +153,10 @@ impl HttpBody for ResponseBody {
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.project().inner.poll_frame(cx).map_err(|error| match error.downcast::<Error>() {
+        self.inner.as_mut().poll_frame(cx).map_err(|error| match error.downcast::<Error>() {
             Ok(error) => explained(*error).into(),
             Err(other) => other,
         })

@@ -23,6 +23,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Lines that wait for the writing thread.
 const QUEUE: usize = 4096;
 
+/// Bytes of a path that are logged.
+const PATH: usize = 2048;
+
+/// Bytes of an authority that are logged: the longest name of DNS.
+const AUTHORITY: usize = 255;
+
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[non_exhaustive]
@@ -80,20 +86,30 @@ impl AccessLog {
             log: self.clone(),
             client,
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: cut(request.uri().path(), PATH),
             authority: request
                 .uri()
                 .authority()
-                .map(|authority| authority.as_str().to_owned())
+                .map(|authority| cut(authority.as_str(), AUTHORITY))
                 .or_else(|| {
                     let host = request.headers().get(http::header::HOST)?;
-                    host.to_str().ok().map(str::to_owned)
+                    host.to_str().ok().map(|host| cut(host, AUTHORITY))
                 })
                 .unwrap_or_default(),
             version: request.version(),
             bytes: 0,
         })
     }
+}
+
+/// No more of a text than so many bytes, for what waits to be written is bounded by lines. What is cut
+/// ends in `…`.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(most);
+    format!("{}\u{2026}", text.get(..end).unwrap_or_default())
 }
 
 /// Writes lines until nobody can send any.
@@ -291,6 +307,15 @@ mod tests {
     fn line(log: &AccessLog, target: &str) -> Box<Line> {
         let request = Request::get(target).header("host", "shop").body(()).unwrap();
         log.line(&request, ([192, 0, 2, 1], 4711).into())
+    }
+
+    #[test]
+    fn what_waits_to_be_written_has_a_bound() {
+        assert_eq!(cut("/short", PATH), "/short");
+        let long = format!("/{}", "\u{e9}".repeat(PATH));
+        let kept = cut(&long, PATH);
+        assert!(kept.len() <= PATH + '\u{2026}'.len_utf8() && kept.ends_with('\u{2026}'));
+        assert!(long.starts_with(kept.trim_end_matches('\u{2026}')));
     }
 
     fn ended(status: u16, error: Option<ErrorKind>) -> Ended {

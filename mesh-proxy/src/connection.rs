@@ -253,6 +253,7 @@ where
             .max_pending_accept_reset_streams(limits.pending_resets)
             .max_local_error_reset_streams(limits.own_resets);
         let connection = builder.serve_connection(TokioIo::new(gate), handler);
+        let seen = Arc::clone(&watch);
         let driven = Box::pin(Driven::new(connection, limits.idle, watch, self.draining));
         match driven.await {
             Some(Ok(())) => {}
@@ -262,6 +263,7 @@ where
                 }
                 tracing::debug!(%error, client = %peer.address(), "connection ended early");
             }
+            None if seen.is_flooded() => common.counters.reject(Reject::Resets),
             None => common.counters.reject(Reject::Slow),
         }
     }
@@ -292,7 +294,10 @@ async fn first_bytes(
         Ok(Some(speaks)) => Some((speaks, ahead.freeze())),
         // The client has ended before it said enough.
         Ok(None) => None,
-        Err(_elapsed) if takes == Takes::Either => Some((Speaks::Bytes, ahead.freeze())),
+        // What has begun as HTTP is not passed on as bytes because it pauses.
+        Err(_elapsed) if takes == Takes::Either && ahead.is_empty() => {
+            Some((Speaks::Bytes, ahead.freeze()))
+        }
         Err(_elapsed) => {
             common.counters.reject(Reject::Slow);
             None

@@ -20,6 +20,8 @@ pub(crate) enum Reject {
     ProxyHeader,
     /// The client was too slow: no first byte, no complete head, or nothing at all for long.
     Slow,
+    /// The client reset most of its requests before they were answered.
+    Resets,
 }
 
 /// Counters of the whole process.
@@ -31,6 +33,7 @@ pub(crate) struct Counters {
     syntax: AtomicU64,
     proxy_header: AtomicU64,
     slow: AtomicU64,
+    resets: AtomicU64,
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
     /// Connections open now.
@@ -56,6 +59,7 @@ impl Counters {
             Reject::Syntax => Some(&self.syntax),
             Reject::ProxyHeader => Some(&self.proxy_header),
             Reject::Slow => Some(&self.slow),
+            Reject::Resets => Some(&self.resets),
         };
         if let Some(counter) = counter {
             counter.fetch_add(1, Relaxed);
@@ -83,6 +87,7 @@ impl Counters {
             ("not_http", &self.syntax),
             ("proxy_protocol", &self.proxy_header),
             ("slow_client", &self.slow),
+            ("reset_flood", &self.resets),
         ];
         framing.chain(others).map(|(name, count)| (name, count.load(Relaxed)))
     }
@@ -98,15 +103,20 @@ mod tests {
         for &why in Violation::ALL {
             counters.reject(Reject::Framing(why));
         }
-        for why in
-            [Reject::Hygiene, Reject::Body, Reject::Syntax, Reject::ProxyHeader, Reject::Slow]
-        {
+        for why in [
+            Reject::Hygiene,
+            Reject::Body,
+            Reject::Syntax,
+            Reject::ProxyHeader,
+            Reject::Slow,
+            Reject::Resets,
+        ] {
             counters.reject(why);
         }
         let mut names: Vec<_> = counters.rejected().map(|(name, _)| name).collect();
         assert!(counters.rejected().all(|(_, count)| count == 1));
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), Violation::ALL.len() + 5);
+        assert_eq!(names.len(), Violation::ALL.len() + 6);
     }
 }

@@ -44,6 +44,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often a timer looks within one idle timeout.
 pub(crate) const LOOKS: u32 = 5;
 
+/// Requests that a client may reset before they are answered, whatever their share.
+const RESETS: u64 = 100;
+
 /// The decision about a requested switch of protocols.
 const OPEN: u8 = 0;
 const STAY: u8 = 1;
@@ -66,6 +69,8 @@ pub(crate) struct Watch {
     asked: AtomicU64,
     switch: AtomicU8,
     waiting: Mutex<Option<Waker>>,
+    /// Requests that the client reset before they were answered.
+    given_up: AtomicU64,
 }
 
 impl Watch {
@@ -106,6 +111,20 @@ impl Watch {
         }
     }
 
+    /// The client reset a request before it was answered, after it had begun so many. Each costs an
+    /// endpoint an attempt, so one that does so with most of them is sent away.
+    pub(crate) fn given_up(&self, begun: u64) {
+        let resets = self.given_up.fetch_add(1, Relaxed) + 1;
+        if is_flood(resets, begun) {
+            self.set_deadline(Some(clock::now()));
+        }
+    }
+
+    /// Whether the client was sent away for what it reset.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.given_up.load(Relaxed) > RESETS
+    }
+
     /// Whether anything moved since the last look.
     pub(crate) fn take_activity(&self) -> bool {
         self.active.swap(false, Relaxed)
@@ -122,6 +141,12 @@ impl Watch {
     fn set_deadline(&self, deadline: Option<Timestamp>) {
         self.deadline.store(deadline.map_or(0, Timestamp::as_nanos), Relaxed);
     }
+}
+
+/// Whether so many resets of so many requests are more than a client has reason for. Source: Envoy,
+/// premature resets (`overload.premature_reset_total_stream_count`, 500 there): half of the requests.
+const fn is_flood(resets: u64, begun: u64) -> bool {
+    resets > RESETS && resets.saturating_mul(2) > begun
 }
 
 /// What happens to the bytes of the client.

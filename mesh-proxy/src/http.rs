@@ -150,6 +150,9 @@ where
                 if own.withholds_reports(&self.client) {
                     served.withhold_reports();
                 }
+                if own.is_stranger(&self.client) {
+                    served.for_stranger();
+                }
                 served.reported(own.begin(&request, &self.client, served.begun()));
                 let (asker, started) = (self.asker.as_ref(), served.begun().started);
                 own.receive(&mut request, &self.client, asker, started)
@@ -260,7 +263,10 @@ fn respond<B>(
     close: bool,
 ) -> Response<ResponseBody<B>> {
     let grpc = served.is_grpc();
-    let mut response = answer::response::<Bytes>(error, grpc);
+    // Names and addresses behind us are none of a stranger's business.
+    let kept = (served.is_for_stranger() && error.destination().is_some())
+        .then(|| Error::from(error.kind()));
+    let mut response = answer::response::<Bytes>(kept.as_ref().unwrap_or(error), grpc);
     if let (Some(status), false) = (status, grpc) {
         *response.status_mut() = status;
     }
@@ -363,17 +369,27 @@ pub(crate) struct Rest {
     yielded: bool,
 }
 
+impl Drop for Rest {
+    fn drop(&mut self) {
+        // A stream that is reset before there is an answer. Over HTTP/1 that costs its connection.
+        if !self.http1 && self.served.is_some() {
+            self.watch.given_up(self.number);
+        }
+    }
+}
+
 impl<S, B> Answer<S, B>
 where
     S: Stack + Service<Request<Body>, Response = Response<B>, Error = Error>,
 {
     /// Hands a request to the stack.
-    fn call(stack: &mut S, request: Request<Body>, begun: Begun, rest: Rest) -> Self {
+    fn call(stack: &mut S, request: Request<Body>, begun: Begun, mut rest: Rest) -> Self {
         match catch_unwind(AssertUnwindSafe(|| stack.call_begun(request, begun))) {
             Ok(calling) => Self::Calling { calling, rest },
             Err(_) => {
                 let http1 = rest.http1;
-                Self::Ready { response: rest.served.map(|served| panicked(served, http1)) }
+                let served = rest.served.take();
+                Self::Ready { response: served.map(|served| panicked(served, http1)) }
             }
         }
     }

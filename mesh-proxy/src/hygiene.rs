@@ -329,7 +329,11 @@ fn upgrade(headers: &mut HeaderMap, multiplexed: bool) -> Asks {
     let listed = tokens(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     let mut values = headers.get_all(UPGRADE).iter();
     let known = match (values.next(), values.next()) {
-        (Some(one), None) => !one.as_bytes().to_ascii_lowercase().starts_with(b"h2c"),
+        // One protocol: out of a list the endpoint could choose `h2c`.
+        (Some(one), None) => {
+            let one = one.as_bytes();
+            !one.contains(&b',') && !one.to_ascii_lowercase().trim_ascii_start().starts_with(b"h2c")
+        }
         _ => false,
     };
     if listed && known && !multiplexed {
@@ -389,13 +393,9 @@ fn remove(headers: &mut HeaderMap, work: Work, trusted: bool) {
         headers.remove(TE);
     }
     let gone = |class: Work| {
-        class == Work::HOP
-            || class == Work::IDENTITY
-            || (!trusted && (class == Work::UNTRUSTED || class == Work::FORWARDED))
+        class == Work::HOP || class == Work::IDENTITY || (!trusted && class == Work::UNTRUSTED)
     };
-    if work.has(Work(Work::HOP.0 | Work::IDENTITY.0))
-        || (!trusted && work.has(Work(Work::UNTRUSTED.0 | Work::FORWARDED.0)))
-    {
+    if work.has(Work(Work::HOP.0 | Work::IDENTITY.0)) || (!trusted && work.has(Work::UNTRUSTED)) {
         let names: Vec<HeaderName> =
             headers.keys().filter(|name| gone(class(name.as_str()))).cloned().collect();
         for name in names {

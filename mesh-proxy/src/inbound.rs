@@ -73,6 +73,8 @@ pub(crate) struct Inbound {
     reports: Arc<Reports>,
     /// Whether even those are told that do not ask.
     tells_all: AtomicBool,
+    /// Whether callers are believed that have not proved who they are.
+    trusts_all: AtomicBool,
     metrics: Arc<ServerMetrics>,
 }
 
@@ -103,6 +105,7 @@ impl Inbound {
             admission: Arc::new(Admission::new(policy)),
             reports: Arc::default(),
             tells_all: (policy.load_reports == LoadReports::Always).into(),
+            trusts_all: policy.trust_callers.into(),
             metrics: Arc::clone(metrics),
         }
     }
@@ -121,6 +124,7 @@ impl Inbound {
         self.asks.store(asks(policy), Relaxed);
         self.withholds.store(withholds(policy), Relaxed);
         self.tells_all.store(policy.load_reports == LoadReports::Always, Relaxed);
+        self.trusts_all.store(policy.trust_callers, Relaxed);
     }
 
     /// Answers a request that is a probe, if its caller may have what it asks for.
@@ -143,6 +147,11 @@ impl Inbound {
             None
         };
         self.reports.begin(form, begun.grpc, begun.started)
+    }
+
+    /// Whether a caller is neither believed nor proved who it is.
+    pub(crate) fn is_stranger(&self, peer: &Peer) -> bool {
+        !self.trusts_all.load(Relaxed) && peer.identity().is_none()
     }
 
     /// Whether a caller does not get the load reports of the endpoint.

@@ -16,6 +16,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
+use tokio::task::coop::has_budget_remaining;
 use tower_service::Service;
 
 /// Connections the kernel keeps until they are accepted.
@@ -104,8 +105,9 @@ pub(crate) async fn accept<S, B, T>(
                 ended = true;
             }
             match listener.poll_accept(cx) {
-                // What the kernel had queued is accepted; now the socket may close.
-                Poll::Pending if ended && !stop.is_started() => {
+                // What the kernel had queued is accepted; now the socket may close. Not if it is only
+                // that this task is to let others run.
+                Poll::Pending if ended && !stop.is_started() && has_budget_remaining() => {
                     stop.start();
                     listener.poll_accept(cx)
                 }

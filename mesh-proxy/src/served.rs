@@ -52,6 +52,8 @@ pub(crate) struct Served {
     place: Option<Place>,
     /// Whether its caller does not get the endpoint's load reports.
     withholds_reports: bool,
+    /// Whether its caller is not to learn what is behind us.
+    stranger: bool,
     /// Counts it for our own, where there are such.
     serving: Option<Box<Serving>>,
     /// For its answer.
@@ -74,6 +76,7 @@ impl Served {
             line: common.log.as_ref().map(|log| log.line(request, client)),
             place: None,
             withholds_reports: false,
+            stranger: false,
             serving: None,
             fields: None,
         }
@@ -82,6 +85,15 @@ impl Served {
     /// The endpoint's load reports are none of its caller's business.
     pub(crate) const fn withhold_reports(&mut self) {
         self.withholds_reports = true;
+    }
+
+    /// Its caller is not believed, and has not proved who it is.
+    pub(crate) const fn for_stranger(&mut self) {
+        self.stranger = true;
+    }
+
+    pub(crate) const fn is_for_stranger(&self) -> bool {
+        self.stranger
     }
 
     /// It counts for the load reports of its service.

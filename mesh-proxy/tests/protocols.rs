@@ -194,6 +194,34 @@ async fn get_over_tls(to: SocketAddr, config: ClientConfig) -> hyper::Result<Sta
 }
 
 #[tokio::test]
+async fn a_client_that_resets_most_of_its_requests_is_sent_away() {
+    let endpoint =
+        testkit::endpoint::ScriptedEndpoint::http1(testkit::endpoint::Reply::hang()).await;
+    let (proxy, address) = proxy(endpoint.address(), &[]).await;
+    let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request =
+        || Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new()).unwrap();
+    for number in 1..=200 {
+        if connection.is_finished() {
+            break;
+        }
+        let calling = client.send_request(request());
+        let arrived = testkit::until("it arrives, or is refused", || {
+            endpoint.calls() >= number || connection.is_finished()
+        });
+        tokio::select! {
+            answer = calling => assert!(answer.is_err(), "it is never answered"),
+            () = arrived => {}
+        }
+    }
+    testkit::until("the connection ends", || connection.is_finished()).await;
+    assert!((100..150).contains(&endpoint.calls()), "{}", endpoint.calls());
+    drop(proxy);
+}
+
+#[tokio::test]
 async fn a_verified_client_is_named_to_the_endpoint() {
     let endpoint = Recorder::start().await;
     let authority = Authority::new("mesh.test");

@@ -274,6 +274,20 @@ async fn load_reports_go_to_callers_that_may_have_them_and_to_no_others() {
 }
 
 #[tokio::test]
+async fn strangers_do_not_learn_what_is_behind_the_proxy() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let file = File::new("policy-strangers", closed, &[APP]);
+    for (policy, tells) in [("trustCallers: true", true), ("trustCallers: false", false)] {
+        file.write(&[(OF_APP, policy)]);
+        let (_proxy, addresses) = file.start(&[]).await;
+        let answer = Client::connect(addresses[0]).await.get("").await;
+        assert!(answer.starts_with("http/1.1 503"), "{answer}");
+        assert!(answer.contains("details=\"no_healthy_upstream"), "{answer}");
+        assert_eq!(answer.contains(&closed.to_string()), tells, "{policy}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_limit_that_adapts_begins_low() {
     let endpoint = ScriptedEndpoint::http1(Reply::hang()).await;
     let file = File::new("policy-adaptive", endpoint.address(), &[APP]);

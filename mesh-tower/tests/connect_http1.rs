@@ -639,6 +639,23 @@ impl Dial for InMemory {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_drain_what_comes_later_is_still_closed_when_idle() {
+    let mut settings = Settings::default();
+    settings.dial = Arc::new(InMemory);
+    let address = "192.0.2.1:80".parse().expect("valid");
+    let connections = Arc::new(Connections::new(vec![address], None, Arc::new(settings)));
+    connections.probe(Protocol::Http1).await.expect("reachable");
+    // Seen once by the sweep, and gone before the next.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(connections.counts().idle, 1);
+    connections.drain();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    connections.probe(Protocol::Http1).await.expect("reachable");
+    tokio::time::sleep(Duration::from_secs(91)).await;
+    assert_eq!(connections.counts().idle, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_uses_is_closed_within_the_idle_timeout() {
     let mut settings = Settings::default();
     settings.dial = Arc::new(InMemory);

@@ -192,6 +192,17 @@ async fn bytes_reach_an_endpoint_only_where_they_are_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_pauses_does_not_become_bytes() {
+    let (mut client, common) = connect_to(Takes::Either);
+    client.write_all(b"GE").await.unwrap();
+    sleep(Duration::from_secs(11)).await;
+    let _ = client.write_all(b"T /admin HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (_, said) = until_closed(&mut client).await;
+    assert_eq!(said, "", "nothing of it goes anywhere");
+    assert_eq!(rejected(&common, "slow_client"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_bytes_are_taken_alone_nothing_is_waited_for() {
     let start = Instant::now();
     let (mut client, _) = connect_to(Takes::Bytes);

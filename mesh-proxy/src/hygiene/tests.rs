@@ -152,10 +152,15 @@ fn only_a_proper_upgrade_goes_on() {
     );
     assert_eq!(request(&mut h2c, &edge()), Ok(Asks::Answer));
     assert_eq!(names(&h2c), USUAL);
-    let mut two =
-        get("/", &[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")]);
-    assert_eq!(request(&mut two, &edge()), Ok(Asks::Answer));
-    assert_eq!(names(&two), USUAL);
+    for several in [
+        &[("upgrade", "websocket"), ("upgrade", "h2c")][..],
+        &[("upgrade", "websocket, h2c")],
+        &[("upgrade", "h2c,websocket")],
+    ] {
+        let mut several = get("/", &[&[("connection", "upgrade")], several].concat());
+        assert_eq!(request(&mut several, &edge()), Ok(Asks::Answer));
+        assert_eq!(names(&several), USUAL, "the endpoint is not to choose");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::body::Body;
 use crate::tls;
 use http::Request;
 use mesh_core::{Error, ErrorKind};
+use rustix::io::Errno;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -50,8 +51,20 @@ impl StdError for SendError {
     }
 }
 
-/// No socket: nobody answered at the address.
+/// No socket: nobody answered at the address, or this process can have no more sockets, which says
+/// nothing about the endpoint.
 pub(super) fn of_dial(address: SocketAddr, error: io::Error) -> Error {
+    let short = match Errno::from_io_error(&error) {
+        Some(Errno::MFILE) => Some("this process has as many files open as it may (ulimit -n)"),
+        Some(Errno::NFILE) => Some("this machine has as many files open as it may"),
+        Some(Errno::NOBUFS | Errno::NOMEM) => Some("this machine has no memory for a socket"),
+        Some(Errno::ADDRNOTAVAIL) => Some("this machine has no local port left for it"),
+        _ => None,
+    };
+    if let Some(short) = short {
+        let message = format!("no connection to {address}: {short}");
+        return Error::new(ErrorKind::Overflow, message).with_source(error);
+    }
     let reason = match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("{address} refused the connection"),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {

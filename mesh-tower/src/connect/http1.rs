@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Why the response future and the body channel are polled with a waker that does nothing: both
-//! are fed only from inside the connection's own poll, which this task runs. The connection gets
+//! are fed only from inside the connection's own poll, which this task runs. For the same reason the
+//! response future is out of tokio's budget for tasks: it would put this task off by way of that waker. The connection gets
 //! a [`Relay`], which wakes this task for what comes from outside, and not for what the task
 //! itself moves: that would be one more turn per call.
 //!
@@ -49,6 +50,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use tokio::task::AbortHandle;
+use tokio::task::coop::unconstrained;
 
 /// One HTTP/1 connection, driven by whoever holds it.
 pub(super) struct Pair {
@@ -159,8 +161,8 @@ impl Pool {
 
     /// Closes all.
     pub(super) fn clear(&self) {
-        let pairs = std::mem::take(&mut self.0.lock().pairs);
-        drop(pairs);
+        let idle = std::mem::take(&mut *self.0.lock());
+        drop(idle);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -283,7 +285,7 @@ pub(super) fn exchange(
     if wants_upgrade(&request) {
         return Box::pin(upgrade(owner.clone(), pair, request));
     }
-    let response = pair.sender.try_send_request(request);
+    let response = unconstrained(pair.sender.try_send_request(request));
     Box::pin(Exchange { response, lease: Some(Lease::new(pair, owner)) })
 }
 

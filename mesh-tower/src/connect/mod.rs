@@ -382,17 +382,22 @@ impl Connections {
 
 /// Closes, twice per idle timeout, what nobody used meanwhile; ends when nothing is left.
 async fn sweep(connections: Weak<Connections>) {
-    let mut since_http2 = Duration::ZERO;
+    let (mut since_http1, mut since_http2) = (Duration::ZERO, Duration::ZERO);
     loop {
-        let (period, http2_period) = match connections.upgrade() {
+        let (http1, http2) = match connections.upgrade() {
             Some(of) => (of.settings.idle_timeout / 2, of.settings.http2_idle_timeout / 2),
             None => return,
         };
+        let period = http1.saturating_sub(since_http1).min(http2.saturating_sub(since_http2));
         sleep(period).await;
         let Some(connections) = connections.upgrade() else { return };
-        connections.idle.sweep();
+        since_http1 += period;
         since_http2 += period;
-        if since_http2 >= http2_period {
+        if since_http1 >= http1 {
+            since_http1 = Duration::ZERO;
+            connections.idle.sweep();
+        }
+        if since_http2 >= http2 {
             since_http2 = Duration::ZERO;
             connections.http2.sweep();
         }

@@ -40,8 +40,8 @@ pub struct Config {
     /// Whether a call is refused rather than sent to another endpoint than its session's. No.
     #[serde(default)]
     pub strict: bool,
-    /// What discovery may say of an endpoint that takes the calls of its sessions. `Healthy`,
-    /// `Degraded`; with `Draining`, sessions end where they are.
+    /// What discovery, or a health check (`Degraded`), may say of an endpoint that takes the calls
+    /// of its sessions. `Healthy`, `Degraded`; with `Draining`, sessions end where they are.
     #[serde(default = "usual")]
     pub override_statuses: Vec<Status>,
 }
@@ -97,7 +97,7 @@ impl Config {
         self.cookie.set(&STANDARD.encode(address.to_string()))
     }
 
-    /// Whether an endpoint so declared takes the calls of its sessions.
+    /// Whether an endpoint of which this is said takes the calls of its sessions.
     #[must_use]
     pub fn takes(&self, declared: Declared) -> bool {
         self.override_statuses.iter().any(|status| status.is(declared))

@@ -9,7 +9,9 @@
 //! | ejected | [`outlier`] detection | at the first sweep after its time, or by a call that succeeds |
 //! | declared draining or unhealthy | discovery | when discovery says otherwise |
 //!
-//! and the endpoint's [`breaker`], where one is configured. The conditions are bits of one word,
+//! and the endpoint's [`breaker`], where one is configured. One that is in may be *degraded*, and is
+//! picked for what the others leave: discovery declares it so, or its last health check that
+//! succeeded said so (Envoy's `x-envoy-degraded`). The conditions are bits of one word,
 //! so that the picker needs one relaxed load.
 
 pub mod breaker;
@@ -36,8 +38,8 @@ const DRAINING: u32 = 1 << 2;
 const UNHEALTHY: u32 = 1 << 3;
 /// No longer in any set: late outcomes must not count it as ejected again.
 const RETIRED: u32 = 1 << 4;
-/// It takes calls when those that are not so declared are too few.
-const DEGRADED: u32 = 1 << 5;
+/// It takes calls when those that are not degraded are too few: so discovery declares it.
+const DECLARED_DEGRADED: u32 = 1 << 5;
 /// The one that pick-first stays with.
 const PREFERRED: u32 = 1 << 6;
 /// Its last health checks have failed, or none has ended yet.
@@ -48,10 +50,13 @@ const ON_PROBATION: u32 = 1 << 8;
 const DUE: u32 = 1 << 9;
 /// The call that decides about it is under way.
 const PROBING: u32 = 1 << 10;
+/// It takes calls when those that are not degraded are too few: so its health check says.
+const CHECKED_DEGRADED: u32 = 1 << 11;
 /// All that an ejection sets.
 const EJECTION: u32 = EJECTED | ON_PROBATION | DUE | PROBING;
 const DECLARED_OUT: u32 = DRAINING | UNHEALTHY;
-const DECLARED: u32 = DECLARED_OUT | DEGRADED;
+const DECLARED: u32 = DECLARED_OUT | DECLARED_DEGRADED;
+const DEGRADED: u32 = DECLARED_DEGRADED | CHECKED_DEGRADED;
 const OUT: u32 = UNREACHABLE | EJECTED | DECLARED_OUT | NOT_WELL;
 
 /// Stamp of an endpoint that joined its set, and that nobody has looked at since.
@@ -183,13 +188,13 @@ impl Health {
     /// The same at an instant: one whose probation is due counts, until a call begins to decide.
     pub(crate) fn standing_at(&self, now: Timestamp) -> Option<Standing> {
         let flags = self.flags.load(Relaxed);
-        match flags & (OUT | DEGRADED) {
-            0 => Some(Standing::Healthy),
-            DEGRADED => Some(Standing::Degraded),
-            EJECTED if self.is_due(flags, now) => Some(Standing::Healthy),
-            both if both == EJECTED | DEGRADED && self.is_due(flags, now) => {
-                Some(Standing::Degraded)
-            }
+        let standing = match flags & DEGRADED {
+            0 => Standing::Healthy,
+            _ => Standing::Degraded,
+        };
+        match flags & OUT {
+            0 => Some(standing),
+            EJECTED if self.is_due(flags, now) => Some(standing),
             _ => None,
         }
     }
@@ -311,11 +316,31 @@ impl Health {
         before & NOT_WELL != 0
     }
 
+    /// Whether it is picked only for what others leave: discovery says so, or its health check.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.flags.load(Relaxed) & DEGRADED != 0
+    }
+
+    /// Takes over what a health check that succeeded said: whether the endpoint is degraded. True
+    /// if the one before said otherwise.
+    pub fn set_degraded(&self, degraded: bool) -> bool {
+        let bit = if degraded { CHECKED_DEGRADED } else { 0 };
+        let changed = self.flags.fetch_update(Relaxed, Relaxed, |flags| {
+            let told = flags & CHECKED_DEGRADED != bit && flags & RETIRED == 0;
+            told.then_some(flags & !CHECKED_DEGRADED | bit)
+        });
+        if let Ok(before) = changed {
+            self.changed(before, before & !CHECKED_DEGRADED | bit);
+        }
+        changed.is_ok()
+    }
+
     /// Takes over what discovery says.
     pub fn set_declared(&self, declared: Declared) {
         let bits = match declared {
             Declared::Healthy => 0,
-            Declared::Degraded => DEGRADED,
+            Declared::Degraded => DECLARED_DEGRADED,
             Declared::Draining => DRAINING,
             Declared::Unhealthy => UNHEALTHY,
         };
@@ -467,7 +492,12 @@ impl Health {
             )
         } else {
             let back = Some(stamp(&self.back_since)).filter(|back| *back > Timestamp::ZERO);
-            state(StateKind::Ready, back, None, "".into())
+            let reason = match flags & DEGRADED {
+                0 => "",
+                CHECKED_DEGRADED => "degraded, its health check says so",
+                _ => "degraded, discovery says so",
+            };
+            state(StateKind::Ready, back, None, reason.into())
         }
     }
 }
@@ -560,6 +590,48 @@ mod tests {
         health.set_declared(Declared::Degraded);
         health.retire();
         assert!(!tally.any_degraded());
+    }
+
+    #[test]
+    fn discovery_and_checks_say_degraded_independently_and_either_suffices() {
+        let tally = Tally::default();
+        let health = Health::new(tally.clone());
+        let text = || health.state(at(1)).to_string();
+        let standings = || {
+            let [now, later] = [health.standing(), health.standing_at(at(1))];
+            assert_eq!(now, later);
+            now
+        };
+        let before = tally.changes();
+        assert!(!health.set_degraded(false), "no check has said otherwise");
+        assert_eq!(tally.changes(), before);
+
+        assert!(health.set_degraded(true) && !health.set_degraded(true));
+        assert_ne!(tally.changes(), before);
+        assert_eq!((standings(), health.is_degraded()), (Some(Standing::Degraded), true));
+        assert_eq!(text(), "ready: degraded, its health check says so");
+
+        health.set_declared(Declared::Degraded);
+        assert_eq!(text(), "ready: degraded, discovery says so");
+        assert!(health.set_degraded(false));
+        assert_eq!(standings(), Some(Standing::Degraded), "discovery still says so");
+        assert!(tally.any_degraded());
+        health.set_degraded(true);
+        health.set_declared(Declared::Healthy);
+        assert_eq!(standings(), Some(Standing::Degraded), "the check still says so");
+
+        health.set_not_well(at(2), Cause::Status(503));
+        assert_eq!(standings(), None);
+        health.set_well(at(3));
+        assert_eq!(standings(), Some(Standing::Degraded), "nothing has said otherwise");
+        let minute = |_| Duration::from_secs(60);
+        assert!(health.eject(at(4), 1, Reason::Consecutive5xx(5), true, minute).is_some());
+        assert_eq!(health.standing_at(at(5)), None);
+        assert_eq!(health.standing_at(at(64)), Some(Standing::Degraded), "probation is due");
+
+        health.retire();
+        assert!(!tally.any_degraded());
+        assert!(!health.set_degraded(true) && !tally.any_degraded(), "a check that ends late");
     }
 
     #[test]

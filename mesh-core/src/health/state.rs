@@ -59,7 +59,7 @@ pub struct EndpointState {
     pub since: Option<Timestamp>,
     /// Until when, where that is known.
     pub until: Option<Timestamp>,
-    /// Why, in a few words; empty for ready.
+    /// Why, in a few words; for ready, whether it is degraded, else empty.
     pub reason: Cow<'static, str>,
     /// The instant of the question.
     at: Timestamp,

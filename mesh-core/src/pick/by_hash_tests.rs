@@ -323,6 +323,23 @@ fn a_session_goes_to_its_endpoint_while_that_may_take_it() {
 }
 
 #[test]
+fn a_session_counts_an_endpoint_as_degraded_whose_health_check_says_so() {
+    let picker = picker(Policy::RoundRobin, (0..3).map(spec));
+    let goes_there = |statuses: &[Status]| {
+        let config = session(false, statuses);
+        let args = PickArgs::new(NOW).with_pinned(Pinned::new(address(1), &config));
+        picker.pick(&args, &mut || 0).unwrap().reason == Reason::Session
+    };
+    let health = picker.set().members()[1].endpoint.health();
+    for (degraded, status, other) in
+        [(true, Status::Degraded, Status::Healthy), (false, Status::Healthy, Status::Degraded)]
+    {
+        health.set_degraded(degraded);
+        assert!(goes_there(&[status]) && !goes_there(&[other]), "{degraded}");
+    }
+}
+
+#[test]
 fn a_session_leaves_an_endpoint_that_is_out_and_a_lax_one_that_failed_its_call() {
     let picker = picker(Policy::RoundRobin, (0..3).map(spec));
     let id = EndpointId::from(address(1));

@@ -8,7 +8,7 @@
 
 use super::{NoPick, PickArgs, Picked, Picker, Reason};
 use crate::affinity;
-use crate::endpoint::Member;
+use crate::endpoint::{Declared, Member};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -81,12 +81,20 @@ impl<C> Picker<C> {
 
 fn may_take<C>(member: &Member<C>, config: &affinity::Config, args: &PickArgs<'_>) -> bool {
     let endpoint = &*member.endpoint;
-    config.takes(member.spec.declared)
+    config.takes(status_of(member))
         && is_wanted(member, args)
         && endpoint.health().is_selectable_or_draining()
         && endpoint.breaker().would_admit(args.now)
         // A retry that may go elsewhere does.
         && (config.strict || !args.avoid.contains(endpoint.id()))
+}
+
+/// What discovery says of it, and its health check besides.
+fn status_of<C>(member: &Member<C>) -> Declared {
+    match member.spec.declared {
+        Declared::Healthy if member.endpoint.health().is_degraded() => Declared::Degraded,
+        declared => declared,
+    }
 }
 
 /// Whether the call may go there: a session does not lead out of the subset that its route names.

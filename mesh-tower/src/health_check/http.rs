@@ -1,6 +1,6 @@
 //! A check by HTTP: one request, its status, and its body to the end.
 
-use super::{Failed, IMMEDIATE_FAIL};
+use super::{DEGRADED, Failed, IMMEDIATE_FAIL, Well};
 use crate::body::Body;
 use crate::connect::{Connections, Protocol, ResponseBody};
 use http::{Request, header};
@@ -16,7 +16,7 @@ pub(super) async fn ask(
     http: &Http,
     host: &str,
     protocol: Protocol,
-) -> Result<(), Failed> {
+) -> Result<Well, Failed> {
     let host = http.host.as_deref().unwrap_or(host);
     let mut request = Request::builder()
         .method(http.method.as_bytes())
@@ -29,6 +29,10 @@ pub(super) async fn ask(
         Failed::new(Cause::Garbage, format!("the request of the check is not valid: {error}"))
     })?;
     let response = connections.send(request, protocol).await.map_err(|lost| lost.error)?;
+    let well = match response.headers().contains_key(DEGRADED) {
+        true => Well::Degraded,
+        false => Well::Fully,
+    };
     let verdict = http.verdict(response.status());
     // An expected status wins: so does Envoy read it.
     let verdict = match response.headers().contains_key(IMMEDIATE_FAIL) {
@@ -38,7 +42,7 @@ pub(super) async fn ask(
     // What the status says stands, however the body ends.
     let whole = read(response.into_body()).await;
     verdict.map_err(Failed::from)?;
-    whole
+    whole.map(|()| well)
 }
 
 /// Reads a body to its end, or as much of it as is worth it: what is left is cut off with the

@@ -5,7 +5,7 @@
 //!
 //! | check | asks | well |
 //! |---|---|---|
-//! | `http` | one request | an expected status, the whole answer within `timeout` |
+//! | `http` | one request | an expected status, the whole answer within `timeout`; with `x-envoy-degraded`, degraded |
 //! | `tcp` | a connection; the bytes of `send` | it opens; the blocks of `receive` come, in order |
 //! | `grpc` | `grpc.health.v1.Health/Check` | SERVING |
 //! | `grpc`, `watch: true` | `Health/Watch`, one call that stays open | the last message is SERVING |
@@ -59,6 +59,10 @@ const AT_ONCE: usize = 64;
 /// On an answer: the endpoint takes itself out. Source: Envoy.
 pub(crate) const IMMEDIATE_FAIL: &str = "x-envoy-immediate-health-check-fail";
 
+/// On the answer to a check that succeeds: the endpoint is well, but others are to be preferred.
+/// Source: Envoy, "Degraded endpoints".
+const DEGRADED: &str = "x-envoy-degraded";
+
 /// The checks of a destination's endpoints.
 #[derive(Debug)]
 pub(crate) struct Checks {
@@ -107,6 +111,7 @@ impl Checks {
         for member in set.members() {
             let health = member.endpoint.health();
             if policy.health_check.is_none() {
+                health.set_degraded(false);
                 health.set_well(now);
                 continue;
             }
@@ -122,6 +127,14 @@ impl Checks {
         }
         old.into_values().for_each(|task| task.abort());
     }
+}
+
+/// How well an endpoint is whose check succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Well {
+    Fully,
+    /// It is to take what others leave.
+    Degraded,
 }
 
 /// Why a check failed, with what is known beyond the cause.
@@ -222,7 +235,7 @@ impl Checked {
             if machine.is_healthy() && !self.endpoint.health().is_well() {
                 machine.failed_meanwhile();
             }
-            let verdict = seen.as_ref().copied().map_err(|failed| failed.cause);
+            let verdict = seen.as_ref().map(drop).map_err(|failed| failed.cause);
             let transition = machine.record(verdict, config);
             if !self.told(&seen, machine.is_healthy()) {
                 return;
@@ -239,7 +252,7 @@ impl Checked {
     }
 
     /// One check, once it is its turn.
-    async fn once(&mut self, config: &Config, ask: Ask<'_>) -> Result<(), Failed> {
+    async fn once(&mut self, config: &Config, ask: Ask<'_>) -> Result<Well, Failed> {
         let turns = self.turns.clone();
         // The semaphore is never closed.
         let _turn = turns.acquire().await;
@@ -252,11 +265,12 @@ impl Checked {
                 Ask::Tcp(tcp) => {
                     tcp::ask(&self.connections, tcp, &mut self.stream, config.reuse_connection)
                         .await
+                        .map(|()| Well::Fully)
                 }
-                Ask::Grpc(grpc) => {
-                    grpc::check(&self.connections, grpc, &self.host, config.timeout).await
-                }
-                _ => Ok(()),
+                Ask::Grpc(grpc) => grpc::check(&self.connections, grpc, &self.host, config.timeout)
+                    .await
+                    .map(|()| Well::Fully),
+                _ => Ok(Well::Fully),
             }
         });
         let seen = timeout(config.timeout, asking).await.unwrap_or_else(|_elapsed| {
@@ -290,7 +304,8 @@ impl Checked {
             let draw = &mut || fastrand::u64(..);
             let (verdict, next) = watch.record(heard.heard, config.interval, draw);
             let well = verdict.is_ok();
-            let seen = verdict.map_err(|cause| Failed::new(cause, heard.message));
+            let seen =
+                verdict.map(|()| Well::Fully).map_err(|cause| Failed::new(cause, heard.message));
             if !self.told(&seen, well) {
                 return;
             }
@@ -306,12 +321,19 @@ impl Checked {
     }
 
     /// Takes over what was seen; false if the destination is gone.
-    fn told(&self, seen: &Result<(), Failed>, well: bool) -> bool {
+    fn told(&self, seen: &Result<Well, Failed>, well: bool) -> bool {
         let Some(destination) = self.destination.upgrade() else { return false };
         let (health, now) = (self.endpoint.health(), clock::now());
         let label = &**destination.label();
+        // Before it is well: it must not come in as what it is not.
+        if let Ok(how) = seen
+            && health.set_degraded(*how == Well::Degraded)
+        {
+            let degraded = *how == Well::Degraded;
+            tracing::info!("mesh.destination" = label, "mesh.endpoint" = %self.endpoint.id(), degraded, "endpoint says whether it is degraded");
+        }
         match seen {
-            Ok(()) if well => {
+            Ok(_) if well => {
                 if health.set_well(now) {
                     tracing::info!("mesh.destination" = label, "mesh.endpoint" = %self.endpoint.id(), "endpoint healthy");
                 }
@@ -321,12 +343,12 @@ impl Checked {
                     tracing::warn!("mesh.destination" = label, "mesh.endpoint" = %self.endpoint.id(), "endpoint unhealthy: {}", failed.message);
                 }
             }
-            Ok(()) => {}
+            Ok(_) => {}
             Err(failed) => {
                 tracing::debug!("mesh.destination" = label, "mesh.endpoint" = %self.endpoint.id(), "health check failed: {}", failed.message);
             }
         }
-        let verdict = seen.as_ref().copied().map_err(|failed| failed.cause);
+        let verdict = seen.as_ref().map(drop).map_err(|failed| failed.cause);
         destination.checked(&self.endpoint, verdict, now);
         destination.checks().seen.notify_waiters();
         true

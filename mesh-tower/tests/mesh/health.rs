@@ -209,6 +209,44 @@ async fn a_header_of_an_answer_takes_the_endpoint_out_until_its_check_succeeds()
 }
 
 #[tokio::test]
+async fn an_endpoint_whose_check_answers_degraded_takes_what_the_others_leave_until_it_does_not() {
+    let patients = patients(4).await;
+    let all: Vec<_> = patients.iter().map(Patient::address).collect();
+    let spec = format!("{}, pick: {{ policy: RoundRobin }}", check(HTTP));
+    let mesh = mesh(&format!("{}{}", policy(&spec), service("inventory", &all)));
+    all_ready(&mesh, "inventory", 4).await;
+    let calls = async |count: usize| {
+        let before = patients[0].arrived("/");
+        for _ in 0..count {
+            assert_eq!(get(&mesh, "http://inventory/").await.expect("an answer"), StatusCode::OK);
+        }
+        patients[0].arrived("/") - before
+    };
+
+    patients[0].endpoint.plan(|_, request| match request.uri.path() {
+        "/healthz" => Reply::status(200).header("x-envoy-degraded", ""),
+        _ => Reply::status(200),
+    });
+    shows(&mesh, "inventory", all[0], "ready: degraded, its health check says so").await;
+    assert_eq!(calls(30).await, 0, "three of four are enough");
+
+    patients[1..].iter().for_each(|one| one.set(503));
+    for address in &all[1..] {
+        shows(&mesh, "inventory", *address, "unhealthy: health check: HTTP 503").await;
+    }
+    // Two of four are not fewer than the panic threshold, and may take half of all calls each.
+    patients[1].set(200);
+    shows(&mesh, "inventory", all[1], "ready").await;
+    let share = calls(200).await;
+    assert!((20..180).contains(&share), "half and half with the other one: {share}");
+
+    patients[2..].iter().for_each(|one| one.set(200));
+    patients[0].endpoint.set(Reply::status(200));
+    all_ready(&mesh, "inventory", 4).await;
+    assert_eq!(calls(40).await, 10, "it takes its share again");
+}
+
+#[tokio::test]
 async fn a_check_that_succeeds_ends_an_ejection_unless_told_otherwise() {
     for (unejects, expected) in [(true, "ready"), (false, "ejected: 1 consecutive 5xx")] {
         let patients = patients(2).await;

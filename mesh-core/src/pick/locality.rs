@@ -6,7 +6,7 @@
 //! can take them.
 //!
 //! *Zone-aware*, of the first priority only: `up_i` is the share of the endpoints available that
-//! run in zone `i`, `lo_i` that of the callers. While `up_0 ≥ lo_0` for the caller's own zone,
+//! run in zone `i`, `lo_i` that of all callers, those in zones without endpoints included. While `up_0 ≥ lo_0` for the caller's own zone,
 //! calls stay in it. Otherwise `up_0 / lo_0` of them do; the rest goes to the zones that have more
 //! than their callers need, in proportion to `max(0, up_i − lo_i)`. Off, so that endpoints count
 //! alike, when the level panics, has fewer than `minClusterSize` endpoints, or none in the zone.
@@ -48,7 +48,8 @@ pub struct Config {
 pub struct ZoneAware {
     /// Endpoints of the first priority below which all zones are alike. 6.
     pub min_cluster_size: u32,
-    /// How many callers there are in each zone; empty: as many in every zone.
+    /// How many callers there are in each zone, with endpoints or without; empty: as many in every
+    /// zone that has endpoints.
     pub callers: BTreeMap<String, u32>,
 }
 
@@ -140,7 +141,7 @@ impl Pattern {
 #[derive(Debug)]
 pub(super) struct Zones {
     numbers: HashMap<(Arc<str>, Arc<str>), u32>,
-    /// Share of the callers in each.
+    /// Share of all callers in each.
     callers: Vec<f64>,
     min: u64,
 }
@@ -160,7 +161,11 @@ impl Zones {
             false => config.callers.get(name).map_or(0.0, |count| f64::from(*count)),
         };
         let counts: Vec<f64> = zones().map(|(_, name)| count(&name)).collect();
-        let total: f64 = counts.iter().sum();
+        // Callers in zones without endpoints need room elsewhere.
+        let total: f64 = match config.callers.is_empty() {
+            true => counts.iter().sum(),
+            false => config.callers.values().copied().map(f64::from).sum(),
+        };
         Self {
             numbers: zones().zip(0..).collect(),
             callers: counts.iter().map(|count| count / total.max(1.0)).collect(),

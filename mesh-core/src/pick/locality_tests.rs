@@ -108,6 +108,19 @@ fn what_the_zone_cannot_take_goes_where_there_is_room() {
 }
 
 #[test]
+fn callers_in_zones_without_endpoints_count_among_all_callers() {
+    let own = Caller::new(Locality::new("r", "a", ""));
+    // 0.4 of the endpoints for a third of the callers, not for half of them.
+    let set = || set_of(&[("a", 4, 4), ("b", 6, 6)]);
+    let shares = picks(set(), zone_aware(&[("a", 50), ("b", 50), ("c", 50)]), &own);
+    assert_shares(&shares, &[("a", 100.0), ("b", 0.0)]);
+    let shares = picks(set(), zone_aware(&[("a", 75), ("b", 25), ("c", 50)]), &own);
+    assert_shares(&shares, &[("a", 80.0), ("b", 20.0)]);
+    let shares = picks(set(), zone_aware(&[("b", 25), ("c", 50)]), &own);
+    assert_shares(&shares, &[("a", 100.0), ("b", 0.0)]);
+}
+
+#[test]
 fn zones_are_alike_in_a_small_set_or_without_endpoints_here() {
     let own = Caller::new(Locality::new("r", "x", ""));
     let small = set_of(&[("x", 2, 2), ("y", 2, 2)]);

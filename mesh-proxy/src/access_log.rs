@@ -108,8 +108,8 @@ fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(most);
-    format!("{}\u{2026}", text.get(..end).unwrap_or_default())
+    let kept = (0..=most).rev().find_map(|end| text.get(..end));
+    format!("{}\u{2026}", kept.unwrap_or_default())
 }
 
 /// Writes lines until nobody can send any.

@@ -129,7 +129,7 @@ fn the_schema_is_that_of_all_kinds() {
         .collect();
     let ours = ["Service", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "HTTPRouteFilter"];
     let policies = ["TrafficPolicy", "ServerPolicy", "Listener"];
-    let consul = ["ServiceSplitter", "ServiceResolver"];
+    let consul = ["ServiceRouter", "ServiceSplitter", "ServiceResolver"];
     assert_eq!(kinds, [&ours[..], &policies, &consul].concat());
 }
 

@@ -294,10 +294,10 @@ async fn policies_are_in_the_same_order_as_in_the_seeded_world() {
 
     let [default, _, _, _, robin] =
         compare(case("S5a fast failure", Fault::FailFast, 1, 0.7)).await;
-    assert!(default.failed < 0.02 && robin.failed > 0.11);
+    assert!(default.failed + 0.05 < robin.failed);
 
     let [default, _, _, _, robin] = compare(case("S6 black hole", Fault::BlackHole, 1, 0.7)).await;
-    assert!(default.failed < 0.04 && robin.failed > 0.11);
+    assert!(default.failed + 0.04 < robin.failed);
 
     let [default, _, _, random, robin] =
         compare(case("S8 antagonists", Fault::Antagonists(3.0), ENDPOINTS, 0.8 * 2.0 / 3.0)).await;

@@ -62,7 +62,8 @@ impl Question {
 
 fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = text.split_once(':')?;
-    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+    // No other space than that around a field: what breaks a line is no header.
+    Some((name.trim().parse().ok()?, value.trim_matches([' ', '\t']).parse().ok()?))
 }
 
 /// The page; an error says what is wrong with the question.

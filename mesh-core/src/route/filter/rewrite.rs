@@ -256,7 +256,8 @@ mod tests {
             ("/a", "/", "/a/", "/"),
             ("/a", "/b/", "/a../secret", "/a../secret"),
             ("/a", "/b/", "/a%2e%2E/secret", "/a%2e%2E/secret"),
-            ("/a", "/b.", "/a./secret", "/a./secret"),
+            ("/a", "/b.", "/a./secret", "/b../secret"),
+            ("/a", "/.", "/a./secret", "/a./secret"),
             ("/a", "/b/", "/a...", "/b/..."),
             ("/long", "/b", "/l", "/l"),
         ] {

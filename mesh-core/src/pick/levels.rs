@@ -20,6 +20,7 @@ use super::{Config, failover};
 use crate::Draw;
 use crate::endpoint::{EndpointSet, Member};
 use crate::health::Standing;
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -34,7 +35,7 @@ const FACTOR: u64 = 140;
 #[derive(Debug)]
 pub(super) struct Levels {
     levels: Box<[Level]>,
-    split: Split,
+    split: Arc<Split>,
     members: usize,
     /// The count of changes at which shares were counted.
     counted: AtomicU64,
@@ -105,27 +106,33 @@ impl Level {
 }
 
 impl Levels {
-    /// Of these places of a set, by default all, whose members are sorted by priority.
+    /// Of these places of a set, by default all, whose members are sorted by priority. `split` is
+    /// that of the whole set.
     pub(super) fn new<C>(
         set: &EndpointSet<C>,
         places: Option<&[u32]>,
         config: &Config,
         caller: &Caller,
+        split: &Arc<Split>,
     ) -> Self {
         let members = set.members();
-        let localities = members.iter().map(|member| &member.spec.locality);
-        let split = Split::new(config.locality.as_ref(), caller, localities);
         let labels = config.locality.as_ref().map_or(&[][..], |config| &config.failover_priority);
-        let levels = if let (None, Split::None, []) = (places, &split, labels) {
+        let levels = if let (None, Split::None, []) = (places, &**split, labels) {
             by_priority(members, config, caller)
         } else {
-            let first = members.first().map_or(0, |member| member.spec.priority);
+            let spec = |place: u32| members.get(place as usize).map(|member| &member.spec);
+            let all = 0..members.len() as u32;
+            let priority = |place: u32| spec(place).map(|spec| spec.priority);
+            let first = match places {
+                None => priority(0),
+                Some(places) => places.iter().copied().filter_map(priority).min(),
+            };
+            let first = first.unwrap_or(0);
             let key = |place: u32| {
-                let spec = &members.get(place as usize)?.spec;
+                let spec = spec(place)?;
                 let part = split.part(spec, spec.priority == first);
                 Some((spec.priority, failover::rank(labels, spec, caller), part, place))
             };
-            let all = 0..members.len() as u32;
             let mut keys: Vec<_> = match places {
                 None => all.filter_map(key).collect(),
                 Some(places) => places.iter().copied().filter_map(key).collect(),
@@ -145,7 +152,7 @@ impl Levels {
         };
         let members = places.map_or(members.len(), <[u32]>::len);
         let (counted, counting) = (AtomicU64::new(NEVER), AtomicBool::new(false));
-        Self { levels, split, members, counted, counting }
+        Self { levels, split: split.clone(), members, counted, counting }
     }
 
     pub(super) fn all(&self) -> &[Level] {

@@ -1,5 +1,9 @@
 use super::*;
+use crate::endpoint::Locality;
+use crate::pick::subset::{self, Chosen, Selector};
+use crate::pick::{Labels, PickArgs, Picker, locality};
 use crate::{Declared, EndpointSpec, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// What becomes of one in a hundred of the endpoints of a level.
@@ -33,7 +37,8 @@ fn healthy(percent: &[usize]) -> Vec<Percent> {
 }
 
 fn levels_of(set: &EndpointSet) -> Levels {
-    let levels = Levels::new(set, None, &Config::default(), &Caller::default());
+    let levels =
+        Levels::new(set, None, &Config::default(), &Caller::default(), &Arc::new(Split::None));
     levels.recount(set, 50);
     levels
 }
@@ -130,4 +135,57 @@ fn a_call_may_start_at_a_later_priority() {
     assert_eq!(priorities(0), [0, 1, 2]);
     assert_eq!(priorities(1), [1, 2]);
     assert_eq!(priorities(7), [0, 1, 2], "none so late");
+}
+
+/// A picker for endpoints `(priority, zone, labels)`, zone-aware for a caller in zone `x`, with
+/// subsets by `key`.
+fn picker_by<'a>(endpoints: impl Iterator<Item = (u32, &'a str, String)>, key: &str) -> Picker {
+    let locality = locality::Config {
+        zone_aware: Some(locality::ZoneAware::default()),
+        ..locality::Config::default()
+    };
+    let keys = [key.to_owned()].into();
+    let selector = Selector { keys, fallback: None, fallback_keys: BTreeSet::new() };
+    let subsets = subset::Config { selectors: vec![selector], ..subset::Config::default() };
+    let specs = endpoints.zip(1u32..).map(|((priority, zone, value), n)| {
+        let labels = BTreeMap::from([(key.to_owned(), value)]);
+        let mut spec = EndpointSpec::new(SocketAddr::from((std::net::Ipv4Addr::from(n), 80)))
+            .with_locality(Locality::new("r", zone, ""))
+            .with_metadata(labels);
+        spec.priority = priority;
+        spec
+    });
+    let (set, _) = EndpointSet::empty().update(specs.collect(), |_| ());
+    let config = Config { locality: Some(locality), subsets: Some(subsets), ..Config::default() };
+    Picker::of(set, config, &Caller::new(Locality::new("r", "x", "")))
+}
+
+#[test]
+fn as_many_subsets_as_endpoints_share_one_look_at_their_places() {
+    const COUNT: usize = 10_000;
+    let endpoints = (0..COUNT).map(|n| (0, ["x", "y"][n % 2], n.to_string()));
+    let picker = picker_by(endpoints, "id");
+    let subsets = picker.subsets.as_ref().expect("there are subsets");
+    for n in 0..COUNT {
+        let Chosen::Subset(levels) = subsets.choose(&[Labels::from_iter([("id", n.to_string())])])
+        else {
+            panic!("no subset {n}")
+        };
+        assert!(Arc::ptr_eq(&levels.split, &picker.levels.split), "{n}");
+        assert_eq!((levels.members(), levels.levels.len()), (1, 1), "{n}");
+    }
+}
+
+#[test]
+fn zones_count_in_the_first_priority_of_a_subset_whatever_it_is_in_the_set() {
+    let prod = (0..4).map(|_| (0, "y", "prod".to_owned()));
+    let dev = (0..8).map(|n| (1, ["x", "y"][n % 2], "dev".to_owned()));
+    let picker = picker_by(prod.chain(dev), "stage");
+    let wanted = [Labels::from_iter([("stage", "dev")])];
+    let args = PickArgs::new(Timestamp::from_nanos(1)).with_subset(&wanted);
+    let mut rng = fastrand::Rng::with_seed(5);
+    for _ in 0..100 {
+        let picked = picker.pick(&args, &mut || rng.u64(..)).expect("all are up");
+        assert_eq!(&*picked.member.spec.locality.zone, "x", "the caller's own");
+    }
 }

@@ -101,10 +101,12 @@ use crate::{Draw, Timestamp};
 use choices::MAX_CHOICES;
 use group::{Candidates, Group, Scope};
 use levels::{Level, Levels};
+use locality::Split;
 use pinned::Addresses;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use subset::{Chosen, Subsets};
 
@@ -407,8 +409,10 @@ impl<C> Picker<C> {
             .subsetting
             .as_ref()
             .and_then(|config| subsetting::kept(set.members(), config, caller));
-        let levels = Levels::new(&set, kept.as_deref(), &config, caller);
-        let subsets = Subsets::new(&set, kept.as_deref(), &config, caller);
+        let localities = set.members().iter().map(|member| &member.spec.locality);
+        let split = Arc::new(Split::new(config.locality.as_ref(), caller, localities));
+        let levels = Levels::new(&set, kept.as_deref(), &config, caller, &split);
+        let subsets = Subsets::new(&set, kept.as_deref(), &config, caller, &split);
         Self { set, config, levels, subsets, addresses: Addresses::default() }
     }
 

@@ -25,6 +25,7 @@
 
 use super::caller::Caller;
 use super::levels::Levels;
+use super::locality::Split;
 use crate::endpoint::EndpointSet;
 use foldhash::fast::FixedState;
 use schemars::JsonSchema;
@@ -33,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Settings of subsets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -228,12 +230,13 @@ pub(super) enum Chosen<'a> {
 }
 
 impl Subsets {
-    /// Of these places of a set, by default all.
+    /// Of these places of a set, by default all, whose levels are split as those of the whole set.
     pub(super) fn new<C>(
         set: &EndpointSet<C>,
         places: Option<&[u32]>,
         config: &super::Config,
         caller: &Caller,
+        split: &Arc<Split>,
     ) -> Option<Self> {
         let subsets = config.subsets.clone()?;
         let all: Vec<u32>;
@@ -253,7 +256,7 @@ impl Subsets {
                 }
             }
         }
-        let levels = |places: &[u32]| Levels::new(set, Some(places), config, caller);
+        let levels = |places: &[u32]| Levels::new(set, Some(places), config, caller, split);
         let by_labels = found
             .into_iter()
             .map(|(labels, mut places)| {

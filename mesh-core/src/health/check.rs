@@ -63,6 +63,9 @@ pub struct Config {
     pub tcp: Option<Tcp>,
     /// Asks `grpc.health.v1.Health`.
     pub grpc: Option<Grpc>,
+    /// The port of every endpoint's addresses that is asked, where that is not the one for calls.
+    /// The one for calls.
+    pub port: Option<u16>,
     /// Time between two checks. 10 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
@@ -118,6 +121,7 @@ impl Default for Config {
             http: None,
             tcp: None,
             grpc: None,
+            port: None,
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(1),
             unhealthy_threshold: 3,
@@ -189,6 +193,9 @@ impl Config {
             if threshold == 0 {
                 problems.push(Invalid::new(path, format!("`{path}` must be at least 1")));
             }
+        }
+        if self.port == Some(0) {
+            problems.push(Invalid::new("port", "`port` must be from 1 to 65535"));
         }
         match self.ask() {
             Some(Ask::Http(http)) => http.problems(&mut problems),

@@ -167,6 +167,12 @@ impl Connections {
         Self::new(self.addresses.clone(), self.hostname.clone(), Arc::new(settings))
     }
 
+    /// To another port of the endpoint's addresses, under the same name.
+    pub(crate) fn at_port(mut self, port: u16) -> Self {
+        self.addresses.iter_mut().for_each(|address| address.set_port(port));
+        self
+    }
+
     fn permits(&self, kind: Kind) -> Result<Option<Permits>, Error> {
         self.caps.as_ref().map(|caps| caps.acquire(kind)).transpose()
     }

@@ -11,7 +11,7 @@
 //! | `grpc`, `watch: true` | `Health/Watch`, one call that stays open | the last message is SERVING |
 //!
 //! Checks go over connections of their own, with the TLS, identity and names of those that calls
-//! use: they neither wait for calls nor count against limits of connections. With
+//! use, to the same port unless `port` says another: they neither wait for calls nor count against limits of connections. With
 //! `reuseConnection` there is one per endpoint that stays open.
 //!
 //! *No burst*: at most [`AT_ONCE`] checks of a destination are under way, further ones wait for
@@ -191,10 +191,19 @@ impl Checked {
         turns: &Arc<Semaphore>,
     ) -> Self {
         let named = member.spec.hostname.as_ref().unwrap_or_else(|| destination.label());
+        let check = policy.health_check.as_ref();
+        let mut connections = member
+            .endpoint
+            .connections
+            .of(Worker::default())
+            .apart(check.map_or(Duration::MAX, |check| check.interval));
+        if let Some(port) = check.and_then(|check| check.port) {
+            connections = connections.at_port(port);
+        }
         let host = match named.parse::<Authority>() {
             Ok(_) => (**named).into(),
             Err(_) => {
-                member.spec.addresses.first().map_or_else(String::new, ToString::to_string).into()
+                connections.addresses().first().map_or_else(String::new, ToString::to_string).into()
             }
         };
         Self {
@@ -202,11 +211,7 @@ impl Checked {
             endpoint: member.endpoint.clone(),
             policy: policy.clone(),
             turns: turns.clone(),
-            connections: Arc::new(
-                member.endpoint.connections.of(Worker::default()).apart(
-                    policy.health_check.as_ref().map_or(Duration::MAX, |check| check.interval),
-                ),
-            ),
+            connections: Arc::new(connections),
             host,
             stream: None,
         }

@@ -164,6 +164,30 @@ async fn the_check_is_asked_as_it_is_written_over_one_connection() {
 }
 
 #[tokio::test]
+async fn checks_go_to_a_port_of_their_own() {
+    for ask in ["http: { path: /healthz }", "tcp: {}"] {
+        let serving = ScriptedEndpoint::http1(Reply::status(204)).await;
+        let mut checked = ScriptedEndpoint::http1(Reply::status(200)).await;
+        let port = checked.address().port();
+        let spec = check(&format!("port: {port}, unhealthyThreshold: 1, {ask}"));
+        let rules = format!("{}{}", policy(&spec), service("inventory", &[serving.address()]));
+        let mesh = mesh(&rules);
+        shows(&mesh, "inventory", serving.address(), "ready").await;
+        until("it is asked again", || checked.connections() > 0).await;
+        let status = get(&mesh, "http://inventory/").await.expect("an answer");
+        assert_eq!(status, StatusCode::NO_CONTENT, "calls go where they always went: {ask}");
+        for arrival in checked.arrivals() {
+            assert_eq!(arrival.uri.path(), "/healthz");
+            assert_eq!(arrival.headers["host"], "inventory");
+        }
+        assert_eq!(serving.arrivals().len(), 1, "the call alone: {ask}");
+
+        checked.kill().await;
+        shows(&mesh, "inventory", serving.address(), "unhealthy: health check: ").await;
+    }
+}
+
+#[tokio::test]
 async fn answers_that_are_slow_endless_or_broken_are_bounded() {
     let slow = ScriptedEndpoint::http1(Reply::hang()).await;
     let endless = ScriptedEndpoint::http1(Reply::status(200).body(u64::MAX / 2)).await;

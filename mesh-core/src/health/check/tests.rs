@@ -150,6 +150,7 @@ fn what_makes_no_sense_is_told_by_path() {
         unhealthy_edge_interval: Some(Duration::ZERO),
         unhealthy_threshold: 0,
         healthy_threshold: 0,
+        port: Some(0),
         ..Config::tcp(Tcp::default())
     };
     assert_eq!(
@@ -160,7 +161,8 @@ fn what_makes_no_sense_is_told_by_path() {
             "unhealthyEdgeInterval",
             "noTrafficInterval",
             "unhealthyThreshold",
-            "healthyThreshold"
+            "healthyThreshold",
+            "port"
         ]
     );
 

@@ -340,6 +340,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        // A response is large: it is not moved once more for a recording that there is not.
+        if this.recording.is_none() {
+            return this.state.poll_answer(cx);
+        }
         let answer = ready!(this.state.poll_answer(cx));
         Poll::Ready(match this.recording.take() {
             None => answer,

@@ -13,7 +13,7 @@
 //! | failure, timeout | – | `e + 0.1·(1 − e)` |
 //! | failure with the wish to be left alone for a while | – | 1 as long as that lasts, at most 300 s |
 //! | it can be connected to again after it could not | – | 0 |
-//! | time | after 30 s without news, what is above the average falls back to it: `a + (s − a)·30 s/age` | `e·τ/(τ + age)`, `τ` = 20 s |
+//! | time | after 30 s without news, what is above the average falls back to it: `a + (s − a)·30 s/age` | `e·2^(−age/20 s)` |
 //!
 //! While calls are pending, the time since the endpoint last answered one is a lower bound of `s`: a
 //! black hole shows before any deadline passes. An endpoint that has not answered yet counts as the
@@ -45,7 +45,8 @@ const STEP: f32 = 0.1;
 /// Seconds that an error share of 1 costs, and least multiple of the average latency.
 const ERROR_COST: f32 = 1.0;
 const ERROR_COST_IN_LATENCIES: f32 = 25.0;
-/// Seconds after which an error share counts half.
+/// Seconds in which an error share falls to half. At calls of 2 ms one failure keeps an endpoint out of
+/// the choice for two minutes; a slower fall would for a quarter of an hour.
 const ERRORS_FADE: f32 = 20.0;
 /// Seconds for which a high latency is believed without news.
 const BELIEVED: f32 = 30.0;
@@ -279,7 +280,7 @@ fn believed(seconds: f32, age: f32, average: f32) -> f32 {
 }
 
 fn faded(errors: f32, age: f32) -> f32 {
-    errors * ERRORS_FADE / (ERRORS_FADE + age)
+    errors * (-age / ERRORS_FADE).exp2()
 }
 
 fn cost(average: f32) -> f32 {

@@ -237,7 +237,7 @@ proptest! {
             let average = f64::from(load.average());
             let known = load.expected_wait(now) > 0.0;
             prop_assert!(known);
-            errors *= 20.0 / (20.0 + age);
+            errors *= (-age / 20.0).exp2();
             if good {
                 let r = latency as f64 / 1e3;
                 let from = if seconds == 0.0 { average } else { seconds };

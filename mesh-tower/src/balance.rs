@@ -11,7 +11,7 @@
 //!    limits of connections allow it.
 //!
 //! Where the policy compares reports and those that are known are stale, up to three endpoints are
-//! asked for theirs before the pick ([`report`](crate::report)).
+//! asked for theirs before the pick ([`report`]).
 //!
 //! An endpoint that cannot be connected to is out at once, and a background task tries it, with
 //! back-off, until it answers again: callers do not pay for finding out. The first call to a

@@ -19,7 +19,7 @@ const PROGRAMS: &str = include_str!("../programs.txt");
 
 /// The program's full path, or `None` after printing that `test` is skipped and why.
 ///
-/// Looks in `PATH` and in the folders for system programs.
+/// Looks in `PATH`, in the folders for system programs, and where `cargo xtask test` puts what it installs.
 #[must_use]
 pub fn find(test: &str, program: &str) -> Option<PathBuf> {
     let found = locate(program);
@@ -29,7 +29,7 @@ pub fn find(test: &str, program: &str) -> Option<PathBuf> {
             .filter_map(|line| line.split_once(' '))
             .find(|(known, _)| *known == program)
             .map_or_else(
-                || "put it on PATH".to_owned(),
+                || "cargo xtask test, or put it on PATH".to_owned(),
                 |(_, package)| format!("apt-get install {package}"),
             );
         skip(test, &format!("{program} is not installed ({how})"));
@@ -40,7 +40,7 @@ pub fn find(test: &str, program: &str) -> Option<PathBuf> {
 fn locate(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(["/usr/sbin".into(), "/sbin".into(), target().join("venv/bin")])
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
 }

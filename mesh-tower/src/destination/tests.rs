@@ -1,6 +1,8 @@
 use super::*;
 use crate::telemetry::Metrics;
 use crate::workers::Worker;
+use mesh_core::pick::{PickArgs, Reason};
+use mesh_core::{EndpointSpec, Error, ErrorKind};
 
 /// A destination with this endpoint, found by discovery.
 pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoint>) {

@@ -7,12 +7,15 @@ mod route;
 mod service;
 mod target;
 
+pub(crate) use self::listener::ListenerSpec;
 pub use self::listener::{Direction, ListenerProtocol};
-pub(crate) use self::listener::*;
-pub(crate) use self::route::*;
+pub(crate) use self::route::{
+    BackendRef, GrpcMatch, GrpcRouteSpec, HttpMatch, HttpRouteSpec, HttpTimeouts, MatchType,
+    NamedMatch, ParentRef, PathMatchType, TcpRouteSpec, TcpRule, TlsRouteSpec,
+};
 pub use self::service::AppProtocol;
-pub(crate) use self::service::*;
-pub(crate) use self::target::*;
+pub(crate) use self::service::{EndpointBody, EndpointEntry, ServiceSpec, Tls};
+pub(crate) use self::target::{TargetKind, TargetRef};
 use super::de::Located;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

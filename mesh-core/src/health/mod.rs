@@ -16,21 +16,22 @@
 
 pub mod breaker;
 pub mod check;
+mod ejection;
 mod invalid;
 pub mod outlier;
 mod state;
+mod tally;
 
 pub use breaker::Breaker;
 pub use invalid::Invalid;
 pub use state::{EndpointState, StateKind};
+pub(crate) use tally::Tally;
 
 use crate::Timestamp;
 use crate::endpoint::Declared;
 use check::Cause;
-use outlier::{Counts, Reason};
-use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use outlier::Counts;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 const UNREACHABLE: u32 = 1;
 const EJECTED: u32 = 1 << 1;
@@ -68,51 +69,6 @@ pub(crate) enum Standing {
     Healthy,
     /// Picked for what the healthy ones leave.
     Degraded,
-}
-
-/// What the endpoints of one set share: how often the choice among them changed, and how many are
-/// ejected.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tally(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    changes: AtomicU64,
-    ejected: AtomicUsize,
-    degraded: AtomicUsize,
-}
-
-impl Tally {
-    /// A number that differs whenever an endpoint of the set may have become selectable, or
-    /// stopped being so.
-    pub(crate) fn changes(&self) -> u64 {
-        self.0.changes.load(Relaxed)
-    }
-
-    fn changed(&self) {
-        self.0.changes.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn ejected(&self) -> usize {
-        self.0.ejected.load(Relaxed)
-    }
-
-    /// Whether any endpoint is degraded.
-    pub(crate) fn any_degraded(&self) -> bool {
-        self.0.degraded.load(Relaxed) > 0
-    }
-
-    /// Counts one more as ejected, unless `allowed` already are.
-    fn reserve(&self, allowed: usize) -> bool {
-        self.0
-            .ejected
-            .fetch_update(Relaxed, Relaxed, |ejected| (ejected < allowed).then(|| ejected + 1))
-            .is_ok()
-    }
-
-    fn release(&self) {
-        self.0.ejected.fetch_sub(1, Relaxed);
-    }
 }
 
 /// Whether flags allow a call, or the next one is to decide.
@@ -370,292 +326,13 @@ impl Health {
         self.changed(before & DEGRADED, 0);
     }
 
-    /// Takes it out for `span(n)`, `n` being its ejections so far with this one, unless `allowed`
-    /// endpoints of its set are out already.
-    fn eject(
-        &self,
-        now: Timestamp,
-        allowed: usize,
-        reason: Reason,
-        probation: bool,
-        span: impl FnOnce(u32) -> std::time::Duration,
-    ) -> Option<std::time::Duration> {
-        if self.flags.load(Relaxed) & (EJECTED | RETIRED) != 0 || !self.tally.reserve(allowed) {
-            return None;
-        }
-        let added = if probation { EJECTED | ON_PROBATION } else { EJECTED };
-        let before = self.flags.fetch_update(Relaxed, Relaxed, |flags| {
-            (flags & (EJECTED | RETIRED) == 0).then_some(flags | added)
-        });
-        let Ok(before) = before else {
-            self.tally.release();
-            return None;
-        };
-        let span = span(self.ejections.fetch_add(1, Relaxed).saturating_add(1));
-        self.reason.store(reason.pack(), Relaxed);
-        self.ejected_since.store(now.as_nanos(), Relaxed);
-        self.ejected_until.store((now + span).as_nanos(), Relaxed);
-        self.changed(before, before | added);
-        Some(span)
-    }
-
-    /// Its probation failed; the end of the next ejection is set.
-    fn eject_again(&self, now: Timestamp, reason: Reason) {
-        self.reason.store(reason.pack(), Relaxed);
-        self.ejected_since.store(now.as_nanos(), Relaxed);
-        let before = self.flags.fetch_and(!(DUE | PROBING), Relaxed);
-        self.changed(before, before & !(DUE | PROBING));
-    }
-
-    fn is_on_probation(&self) -> bool {
-        self.flags.load(Relaxed) & ON_PROBATION != 0
-    }
-
-    /// From now on it counts as available.
-    fn set_due(&self) {
-        let before = self.flags.fetch_or(DUE, Relaxed);
-        self.changed(before, before | DUE);
-    }
-
-    /// Puts it back. True if it was out.
-    fn readmit(&self, now: Timestamp) -> bool {
-        let before = self.flags.fetch_and(!EJECTION, Relaxed);
-        if before & EJECTED == 0 {
-            return false;
-        }
-        // Until the next ejection the sweep must not see the old end of time.
-        self.ejected_until.store(u64::MAX, Relaxed);
-        self.back_since.store(now.as_nanos(), Relaxed);
-        self.tally.release();
-        self.changed(before, before & !EJECTION);
-        true
-    }
-
-    fn ejected_until(&self) -> Timestamp {
-        Timestamp::from_nanos(self.ejected_until.load(Relaxed))
-    }
-
     fn changed(&self, before: u32, after: u32) {
-        match (before & DEGRADED != 0, after & DEGRADED != 0) {
-            (false, true) => _ = self.tally.0.degraded.fetch_add(1, Relaxed),
-            (true, false) => _ = self.tally.0.degraded.fetch_sub(1, Relaxed),
-            _ => {}
-        }
+        self.tally.degraded(before & DEGRADED != 0, after & DEGRADED != 0);
         if before & (OUT | DEGRADED | DUE) != after & (OUT | DEGRADED | DUE) {
             self.tally.changed();
-        }
-    }
-
-    /// Whether its ejection is over but for the call that decides.
-    fn is_tried(&self, flags: u32, now: Timestamp) -> bool {
-        flags & ON_PROBATION != 0 && (flags & PROBING != 0 || self.ejected_until() <= now)
-    }
-
-    /// Its state with reason and times; the breaker is not looked at.
-    #[must_use]
-    pub fn state(&self, now: Timestamp) -> EndpointState {
-        let flags = self.flags.load(Relaxed);
-        let stamp = |word: &AtomicU64| Timestamp::from_nanos(word.load(Relaxed));
-        let state = |kind, since, until, reason: Cow<'static, str>| {
-            EndpointState::new(now, kind, since, until, reason)
-        };
-        if flags & UNHEALTHY != 0 {
-            state(StateKind::Unhealthy, None, None, "discovery says so".into())
-        } else if flags & DRAINING != 0 {
-            state(StateKind::Draining, None, None, "discovery says so".into())
-        } else if flags & (NOT_WELL | UNREACHABLE) == NOT_WELL {
-            // Why it cannot be reached says more than that its check found no connection.
-            let cause = Cause::unpack(self.cause.load(Relaxed));
-            let since = Some(stamp(&self.not_well_since));
-            state(StateKind::Unhealthy, since, None, cause.to_string().into())
-        } else if flags & EJECTED != 0 && self.is_tried(flags, now) {
-            let decides = match flags & PROBING {
-                0 => "the next call decides",
-                _ => "a call is deciding",
-            };
-            let reason = Reason::unpack(self.reason.load(Relaxed));
-            let since = Some(stamp(&self.ejected_since));
-            state(StateKind::Probation, since, None, format!("{reason}, {decides}").into())
-        } else if flags & EJECTED != 0 {
-            state(
-                StateKind::Ejected,
-                Some(stamp(&self.ejected_since)),
-                Some(stamp(&self.ejected_until)),
-                Reason::unpack(self.reason.load(Relaxed)).to_string().into(),
-            )
-        } else if flags & UNREACHABLE != 0 {
-            state(
-                StateKind::Unreachable,
-                Some(stamp(&self.unreachable_since)),
-                Some(stamp(&self.retry_at)),
-                "no connection".into(),
-            )
-        } else {
-            let back = Some(stamp(&self.back_since)).filter(|back| *back > Timestamp::ZERO);
-            let reason = match flags & DEGRADED {
-                0 => "",
-                CHECKED_DEGRADED => "degraded, its health check says so",
-                _ => "degraded, discovery says so",
-            };
-            state(StateKind::Ready, back, None, reason.into())
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::ZERO + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_state_says_why_and_for_how_long() {
-        let health = Health::new(Tally::default());
-        let text = |now| health.state(at(now)).to_string();
-        assert_eq!(text(0), "ready");
-
-        assert_eq!(health.state(at(0)).since, None, "it was never out");
-
-        assert!(health.set_unreachable(at(5), at(7)));
-        assert!(!health.set_unreachable(at(6), at(9)), "it was out already");
-        assert_eq!(text(6), "unreachable: no connection, next try in 3 s");
-        assert_eq!(health.state(at(6)).since, Some(at(5)));
-
-        let reason = Reason::Consecutive5xx(5);
-        let thirty = |_| Duration::from_secs(30);
-        assert_eq!(health.eject(at(8), 1, reason, false, thirty), Some(Duration::from_secs(30)));
-        assert_eq!(text(10), "ejected: 5 consecutive 5xx, returns in 28 s");
-        assert_eq!(text(39), "ejected: 5 consecutive 5xx, returns at the next sweep");
-
-        health.set_declared(Declared::Draining);
-        assert_eq!(text(10), "draining: discovery says so");
-        health.set_declared(Declared::Healthy);
-        assert!(health.readmit(at(40)));
-        assert!(!health.readmit(at(41)));
-        assert!(health.set_reachable(at(42)));
-        assert!(!health.set_reachable(at(43)));
-        assert_eq!(text(44), "ready");
-        assert_eq!(health.state(at(44)).since, Some(at(42)));
-        assert!(health.is_selectable());
-    }
-
-    #[test]
-    fn an_endpoint_that_is_not_well_says_why_and_since_when() {
-        let health = Health::new(Tally::default());
-        let text = |now| health.state(at(now)).to_string();
-        assert!(health.is_well());
-        assert!(health.set_not_well(at(1), Cause::Unchecked));
-        assert_eq!(text(2), "unhealthy: no health check has ended yet");
-        assert!(!health.is_selectable() && health.is_declared_usable());
-
-        assert!(!health.set_not_well(at(3), Cause::Status(503)), "it was out already");
-        assert_eq!(text(4), "unhealthy: health check: HTTP 503");
-        assert_eq!(health.state(at(4)).since, Some(at(1)));
-
-        health.set_unreachable(at(5), at(6));
-        assert_eq!(text(5), "unreachable: no connection, next try in 1 s");
-        health.set_reachable(at(7));
-        assert!(health.set_well(at(8)));
-        assert!(!health.set_well(at(9)));
-        assert_eq!(text(9), "ready");
-        assert_eq!(health.state(at(9)).since, Some(at(8)));
-        assert!(health.is_selectable());
-    }
-
-    #[test]
-    fn only_changes_of_the_choice_count_as_changes() {
-        let tally = Tally::default();
-        let health = Health::new(tally.clone());
-        let before = tally.changes();
-        health.set_declared(Declared::Healthy);
-        health.set_reachable(at(0));
-        assert_eq!(tally.changes(), before);
-        health.set_unreachable(at(1), at(2));
-        assert_ne!(tally.changes(), before);
-    }
-
-    #[test]
-    fn degraded_endpoints_are_counted_until_they_are_gone() {
-        let tally = Tally::default();
-        let health = Health::new(tally.clone());
-        health.set_declared(Declared::Degraded);
-        assert_eq!(health.standing(), Some(Standing::Degraded));
-        health.set_declared(Declared::Degraded);
-        assert!(tally.any_degraded());
-        health.set_declared(Declared::Healthy);
-        assert!(!tally.any_degraded());
-        health.set_declared(Declared::Degraded);
-        health.retire();
-        assert!(!tally.any_degraded());
-    }
-
-    #[test]
-    fn discovery_and_checks_say_degraded_independently_and_either_suffices() {
-        let tally = Tally::default();
-        let health = Health::new(tally.clone());
-        let text = || health.state(at(1)).to_string();
-        let standings = || {
-            let [now, later] = [health.standing(), health.standing_at(at(1))];
-            assert_eq!(now, later);
-            now
-        };
-        let before = tally.changes();
-        assert!(!health.set_degraded(false), "no check has said otherwise");
-        assert_eq!(tally.changes(), before);
-
-        assert!(health.set_degraded(true) && !health.set_degraded(true));
-        assert_ne!(tally.changes(), before);
-        assert_eq!((standings(), health.is_degraded()), (Some(Standing::Degraded), true));
-        assert_eq!(text(), "ready: degraded, its health check says so");
-
-        health.set_declared(Declared::Degraded);
-        assert_eq!(text(), "ready: degraded, discovery says so");
-        assert!(health.set_degraded(false));
-        assert_eq!(standings(), Some(Standing::Degraded), "discovery still says so");
-        assert!(tally.any_degraded());
-        health.set_degraded(true);
-        health.set_declared(Declared::Healthy);
-        assert_eq!(standings(), Some(Standing::Degraded), "the check still says so");
-
-        health.set_not_well(at(2), Cause::Status(503));
-        assert_eq!(standings(), None);
-        health.set_well(at(3));
-        assert_eq!(standings(), Some(Standing::Degraded), "nothing has said otherwise");
-        let minute = |_| Duration::from_secs(60);
-        assert!(health.eject(at(4), 1, Reason::Consecutive5xx(5), true, minute).is_some());
-        assert_eq!(health.standing_at(at(5)), None);
-        assert_eq!(health.standing_at(at(64)), Some(Standing::Degraded), "probation is due");
-
-        health.retire();
-        assert!(!tally.any_degraded());
-        assert!(!health.set_degraded(true) && !tally.any_degraded(), "a check that ends late");
-    }
-
-    #[test]
-    fn what_joins_is_new_from_the_first_look_on() {
-        let health = Health::new(Tally::default());
-        assert_eq!(health.new_since(at(5)), None, "there from the start");
-        health.set_joined();
-        assert_eq!(health.new_since(at(7)), Some(at(7)));
-        assert_eq!(health.new_since(at(9)), Some(at(7)));
-        health.set_unreachable(at(10), at(11));
-        health.set_reachable(at(12));
-        assert_eq!(health.new_since(at(13)), Some(at(12)), "it came back");
-    }
-
-    #[test]
-    fn a_retired_endpoint_is_not_counted_as_ejected() {
-        let tally = Tally::default();
-        let health = Health::new(tally.clone());
-        let minute = |_| Duration::from_secs(60);
-        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), false, minute).is_some());
-        assert_eq!(tally.ejected(), 1);
-        health.retire();
-        assert_eq!(tally.ejected(), 0);
-        assert!(health.eject(at(1), 1, Reason::Consecutive5xx(5), false, minute).is_none());
-        assert_eq!(tally.ejected(), 0);
-    }
-}
+mod tests;

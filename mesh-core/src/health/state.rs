@@ -1,8 +1,15 @@
 //! What a person is told about an endpoint.
 
+use super::check::Cause;
+use super::outlier::Reason;
+use super::{
+    CHECKED_DEGRADED, DEGRADED, DRAINING, EJECTED, Health, NOT_WELL, PROBING, UNHEALTHY,
+    UNREACHABLE,
+};
 use crate::Timestamp;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The kind of an endpoint's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +102,58 @@ impl fmt::Display for EndpointState {
             (StateKind::BreakerOpen, 0) => f.write_str(", the next call is the probe"),
             (_, 0) => f.write_str(", trying now"),
             _ => write!(f, ", next try in {seconds} s"),
+        }
+    }
+}
+
+impl Health {
+    /// Its state with reason and times; the breaker is not looked at.
+    #[must_use]
+    pub fn state(&self, now: Timestamp) -> EndpointState {
+        let flags = self.flags.load(Relaxed);
+        let stamp = |word: &AtomicU64| Timestamp::from_nanos(word.load(Relaxed));
+        let state = |kind, since, until, reason: Cow<'static, str>| {
+            EndpointState::new(now, kind, since, until, reason)
+        };
+        if flags & UNHEALTHY != 0 {
+            state(StateKind::Unhealthy, None, None, "discovery says so".into())
+        } else if flags & DRAINING != 0 {
+            state(StateKind::Draining, None, None, "discovery says so".into())
+        } else if flags & (NOT_WELL | UNREACHABLE) == NOT_WELL {
+            // Why it cannot be reached says more than that its check found no connection.
+            let cause = Cause::unpack(self.cause.load(Relaxed));
+            let since = Some(stamp(&self.not_well_since));
+            state(StateKind::Unhealthy, since, None, cause.to_string().into())
+        } else if flags & EJECTED != 0 && self.is_tried(flags, now) {
+            let decides = match flags & PROBING {
+                0 => "the next call decides",
+                _ => "a call is deciding",
+            };
+            let reason = Reason::unpack(self.reason.load(Relaxed));
+            let since = Some(stamp(&self.ejected_since));
+            state(StateKind::Probation, since, None, format!("{reason}, {decides}").into())
+        } else if flags & EJECTED != 0 {
+            state(
+                StateKind::Ejected,
+                Some(stamp(&self.ejected_since)),
+                Some(stamp(&self.ejected_until)),
+                Reason::unpack(self.reason.load(Relaxed)).to_string().into(),
+            )
+        } else if flags & UNREACHABLE != 0 {
+            state(
+                StateKind::Unreachable,
+                Some(stamp(&self.unreachable_since)),
+                Some(stamp(&self.retry_at)),
+                "no connection".into(),
+            )
+        } else {
+            let back = Some(stamp(&self.back_since)).filter(|back| *back > Timestamp::ZERO);
+            let reason = match flags & DEGRADED {
+                0 => "",
+                CHECKED_DEGRADED => "degraded, its health check says so",
+                _ => "degraded, discovery says so",
+            };
+            state(StateKind::Ready, back, None, reason.into())
         }
     }
 }

@@ -3,4 +3,7 @@
 //! A request comes in at [`api`], reads the [`registry`]'s view of what the [`store`] holds, and
 //! changes it by a batch that the store applies whole or not at all.
 
+pub mod api;
+pub mod registry;
+pub mod store;
 pub mod types;

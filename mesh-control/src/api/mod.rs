@@ -1,0 +1,83 @@
+//! The HTTP API: Consul's `/v1`, by family.
+//!
+//! Each family is a file with its `routes()`. A [`Route`] says what it is besides how it is served,
+//! so that the table of what works (`docs/consul-compatibility.md`) is made from the code.
+
+mod answer;
+mod kv;
+mod parameters;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use crate::registry::Registry;
+
+pub use answer::{Answer, ApiError};
+pub use parameters::{Consistency, Parameters};
+
+/// What the handlers share.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Api {
+    /// What is known, and how it changes.
+    pub registry: Registry,
+    /// The datacenter that this server is of.
+    pub datacenter: String,
+    /// Whether JSON is indented without `?pretty`, as in a development server.
+    pub pretty: bool,
+}
+
+impl Api {
+    /// An API over this registry, for this datacenter.
+    #[must_use]
+    pub fn new(registry: Registry, datacenter: impl Into<String>) -> Self {
+        Self { registry, datacenter: datacenter.into(), pretty: false }
+    }
+}
+
+/// One endpoint of the API.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Route {
+    /// `GET`, `PUT`, …
+    pub method: &'static str,
+    /// As axum writes it: `/v1/kv/{*key}`.
+    pub path: &'static str,
+    /// The query parameters that it reads.
+    pub parameters: &'static [&'static str],
+    /// What it does, in a line.
+    pub does: &'static str,
+    handler: MethodRouter<Arc<Api>>,
+}
+
+impl Route {
+    fn new<H: Handler<T, Arc<Api>>, T: 'static>(
+        (method, filter): (&'static str, MethodFilter),
+        path: &'static str,
+        parameters: &'static [&'static str],
+        does: &'static str,
+        handler: H,
+    ) -> Self {
+        Self { method, path, parameters, does, handler: on(filter, handler) }
+    }
+}
+
+const GET: (&str, MethodFilter) = ("GET", MethodFilter::GET);
+const PUT: (&str, MethodFilter) = ("PUT", MethodFilter::PUT);
+
+/// Every endpoint, family by family.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    [kv::routes()].into_iter().flatten().collect()
+}
+
+/// The API as a service for `axum::serve`.
+pub fn router(api: Arc<Api>) -> Router {
+    let router = routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler));
+    router.with_state(api)
+}

@@ -1,0 +1,170 @@
+//! The query parameters that many endpoints share.
+//!
+//! A blocking query waits until the index is above `index`, at most `wait` (5 min, at most 10),
+//! and up to a sixteenth of that longer, so that many waiters do not come back at once.
+//!
+//! Source: Consul's HTTP API, "Blocking Queries" and "Consistency Modes".
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use super::answer::{DEFAULT_WAIT, LONGEST_WAIT};
+use super::{Api, ApiError};
+use crate::registry::Wait;
+use crate::types::GoDuration;
+
+/// How fresh an answer has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// What this server knows, and everything that it acknowledged.
+    #[default]
+    Default,
+    /// Everything that any server acknowledged before the request came.
+    Consistent,
+    /// Whatever this server knows.
+    Stale,
+}
+
+/// A request's query, decoded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Parameters {
+    pairs: Vec<(String, String)>,
+}
+
+impl Parameters {
+    /// Reads a query string.
+    #[must_use]
+    pub fn parse(query: &str) -> Self {
+        Self { pairs: form_urlencoded::parse(query.as_bytes()).into_owned().collect() }
+    }
+
+    /// Whether it is there, with any value or none.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(key, _)| key == name)
+    }
+
+    /// The first value, if it is there and not empty.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.values(name).find(|value| !value.is_empty())
+    }
+
+    /// All values, in order.
+    pub fn values<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
+        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A whole number, where it is given.
+    ///
+    /// # Errors
+    /// When it is given and is none.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let number = |text: &str| {
+            text.parse().map_err(|_| {
+                ApiError::bad_request(format!("{name}={text:?} is no whole number of at least 0"))
+            })
+        };
+        self.value(name).map(number).transpose()
+    }
+
+    /// What to wait for, if the caller wants to; the wait already holds its share of chance.
+    ///
+    /// # Errors
+    /// When `index` or `wait` cannot be read.
+    pub fn wait(&self) -> Result<Option<Wait>, ApiError> {
+        let Some(index) = self.value("index") else { return Ok(None) };
+        let index = index.parse().map_err(|_| ApiError::bad_request("Invalid index"))?;
+        let wait = match self.value("wait") {
+            // As Consul: without a unit it is nothing that can be waited for.
+            Some(text) => {
+                text.parse::<GoDuration>()
+                    .map_err(|_| ApiError::bad_request("Invalid wait time"))?
+                    .0
+            }
+            None => DEFAULT_WAIT,
+        };
+        let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(LONGEST_WAIT) };
+        let jitter = Duration::from_secs_f64(wait.as_secs_f64() / 16.0 * fastrand::f64());
+        Ok((index > 0).then(|| Wait::new(index, wait + jitter)))
+    }
+
+    /// How fresh the answer has to be.
+    ///
+    /// # Errors
+    /// When both modes are asked for.
+    pub fn consistency(&self) -> Result<Consistency, ApiError> {
+        match (self.flag("stale"), self.flag("consistent")) {
+            (true, true) => Err(ApiError::bad_request(
+                "Cannot specify ?stale with ?consistent, conflicting semantics.",
+            )),
+            (true, false) => Ok(Consistency::Stale),
+            (false, true) => Ok(Consistency::Consistent),
+            (false, false) => Ok(Consistency::Default),
+        }
+    }
+
+    /// Refuses datacenters that this server does not know.
+    ///
+    /// # Errors
+    /// When `dc` names another one than ours.
+    pub fn datacenter<'a>(&self, api: &'a Api) -> Result<&'a str, ApiError> {
+        match self.value("dc") {
+            Some(other) if other != api.datacenter => {
+                Err(ApiError::new(http::StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
+            }
+            _ => Ok(&api.datacenter),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_bounded_and_spread() {
+        let wait = |query: &str| Parameters::parse(query).wait();
+        assert_eq!(wait(""), Ok(None));
+        assert_eq!(wait("index=0"), Ok(None), "0 does not block");
+        for (query, from, to) in [
+            ("index=7", 300.0, 318.75),
+            ("index=7&wait=10s", 10.0, 10.625),
+            ("index=7&wait=1h", 600.0, 637.5),
+            ("index=7&wait=0s", 300.0, 318.75),
+        ] {
+            let wait = wait(query).expect(query).expect(query);
+            let span = wait.timeout.as_secs_f64();
+            assert!(wait.index == 7 && (from..=to).contains(&span), "{query}: {span}");
+        }
+        for (query, message) in [
+            ("index=-1", "Invalid index"),
+            ("index=x", "Invalid index"),
+            ("index=1&wait=10", "Invalid wait time"),
+            ("index=1&wait=-10s", "Invalid wait time"),
+        ] {
+            assert_eq!(wait(query).expect_err(query).message, message);
+        }
+    }
+
+    #[test]
+    fn modes_exclude_each_other() {
+        let mode = |query: &str| Parameters::parse(query).consistency();
+        assert_eq!(mode("stale"), Ok(Consistency::Stale));
+        assert_eq!(mode("consistent="), Ok(Consistency::Consistent));
+        assert!(mode("stale&consistent").is_err());
+    }
+}

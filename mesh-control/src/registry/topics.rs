@@ -1,0 +1,152 @@
+//! Who is woken by what: blocking queries wait for topics.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// What a query may wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Topic {
+    /// The keys that begin with this; a change of `a/b` wakes who waits for `a/b`, `a/`, and the
+    /// empty prefix.
+    Kv(String),
+    /// Any session.
+    Sessions,
+    /// Any node.
+    Nodes,
+    /// A node with its services and checks.
+    Node(String),
+    /// Any instance of any service.
+    Services,
+    /// A service by name: its instances, their checks, and the nodes that they are on.
+    Service(String),
+    /// Any check.
+    Checks,
+    /// Any config entry.
+    ConfigEntries,
+    /// Any prepared query.
+    PreparedQueries,
+}
+
+/// Waiters by topic.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The next waiter's number.
+    next: u64,
+    topics: HashMap<Topic, HashMap<u64, Arc<Notify>>>,
+    /// Waiters for keys, by prefix.
+    prefixes: HashMap<String, HashMap<u64, Arc<Notify>>>,
+}
+
+impl Topics {
+    /// From now on, until it is dropped, the waiter is woken by each of `topics`.
+    pub(super) fn subscribe(&self, topics: &[Topic]) -> Waiter<'_> {
+        let notify = Arc::new(Notify::new());
+        let mut waiting = self.waiting.lock();
+        let number = waiting.next;
+        waiting.next += 1;
+        for topic in topics {
+            let waiters = match topic {
+                Topic::Kv(prefix) => waiting.prefixes.entry(prefix.clone()).or_default(),
+                topic => waiting.topics.entry(topic.clone()).or_default(),
+            };
+            waiters.insert(number, Arc::clone(&notify));
+        }
+        Waiter { all: self, number, topics: topics.to_vec(), notify }
+    }
+
+    /// Wakes who waits for this: for a key, everyone who waits for a beginning of it.
+    pub(super) fn wake(&self, topic: &Topic) {
+        let waiting = self.waiting.lock();
+        let wake = |waiters: Option<&HashMap<u64, Arc<Notify>>>| {
+            waiters.into_iter().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
+        };
+        match topic {
+            Topic::Kv(_) if waiting.prefixes.is_empty() => {}
+            Topic::Kv(key) => {
+                let ends = key.char_indices().map(|(at, _)| at).chain([key.len()]);
+                ends.for_each(|end| wake(waiting.prefixes.get(&key[..end])));
+            }
+            topic => wake(waiting.topics.get(topic)),
+        }
+    }
+}
+
+/// One query that waits.
+#[derive(Debug)]
+pub(super) struct Waiter<'a> {
+    all: &'a Topics,
+    number: u64,
+    topics: Vec<Topic>,
+    notify: Arc<Notify>,
+}
+
+impl Waiter<'_> {
+    /// Done when a topic was woken since the last time.
+    pub(super) async fn woken(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.all.waiting.lock();
+        for topic in &self.topics {
+            match topic {
+                Topic::Kv(prefix) => leave(&mut waiting.prefixes, prefix, self.number),
+                topic => leave(&mut waiting.topics, topic, self.number),
+            }
+        }
+    }
+}
+
+fn leave<K: std::hash::Hash + Eq + std::borrow::Borrow<Q>, Q: std::hash::Hash + Eq + ?Sized>(
+    all: &mut HashMap<K, HashMap<u64, Arc<Notify>>>,
+    key: &Q,
+    number: u64,
+) {
+    if let Some(waiters) = all.get_mut(key) {
+        waiters.remove(&number);
+        if waiters.is_empty() {
+            all.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[test]
+    fn a_key_wakes_whoever_waits_for_a_beginning_of_it() {
+        let topics = Topics::default();
+        for (prefix, woken) in [("", true), ("a/", true), ("a/ü", true), ("b", false)] {
+            let waiter = topics.subscribe(&[Topic::Kv(prefix.to_owned())]);
+            let mut waits = task::spawn(waiter.woken());
+            assert_pending!(waits.poll());
+            topics.wake(&Topic::Kv("a/ü".to_owned()));
+            assert_eq!(waits.poll().is_ready(), woken, "{prefix:?}");
+        }
+        assert!(topics.waiting.lock().prefixes.is_empty(), "whoever is dropped is forgotten");
+    }
+
+    #[test]
+    fn what_happened_between_reading_and_waiting_is_not_lost() {
+        let topics = Topics::default();
+        let waiter = topics.subscribe(&[Topic::Nodes, Topic::Service("web".to_owned())]);
+        topics.wake(&Topic::Service("web".to_owned()));
+        assert_ready!(task::spawn(waiter.woken()).poll());
+        topics.wake(&Topic::Service("api".to_owned()));
+        assert_pending!(task::spawn(waiter.woken()).poll());
+    }
+}

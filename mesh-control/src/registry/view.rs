@@ -1,0 +1,67 @@
+//! The store's records as typed tables in memory.
+
+use crate::store::{Changed, Key, Record, StoreError, Table, Update};
+
+use super::Topic;
+use super::kv::KvTable;
+
+/// Everything that the control plane knows, as of one revision.
+#[derive(Debug, Default)]
+pub struct View {
+    revision: u64,
+    kv: KvTable,
+}
+
+impl View {
+    /// What a store held when it was opened.
+    pub(super) fn of(revision: u64, records: Vec<Record>) -> Result<Self, StoreError> {
+        let mut view = Self { revision, ..Self::default() };
+        for record in records {
+            view.put(&record)?;
+        }
+        Ok(view)
+    }
+
+    /// The revision of the newest change that it holds.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Keys and values.
+    #[must_use]
+    pub const fn kv(&self) -> &KvTable {
+        &self.kv
+    }
+
+    /// Takes an update in, and says which topics it touches. A record that cannot be read is told
+    /// in the log and left out: whoever wrote it is of another version.
+    pub(super) fn apply(&mut self, update: Update) -> Vec<Topic> {
+        self.revision = update.revision;
+        let mut touched = Vec::with_capacity(update.changes.len());
+        for change in update.changes {
+            match change {
+                Changed::Put(record) => match self.put(&record) {
+                    Ok(topics) => touched.extend(topics),
+                    Err(error) => tracing::error!(%error, "an update of the store is left out"),
+                },
+                Changed::Deleted(key) => touched.extend(self.delete(&key)),
+            }
+        }
+        touched
+    }
+
+    fn put(&mut self, record: &Record) -> Result<Vec<Topic>, StoreError> {
+        match record.key.table {
+            Table::Kv => self.kv.put(record),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn delete(&mut self, key: &Key) -> Vec<Topic> {
+        match key.table {
+            Table::Kv => self.kv.delete(&key.name, self.revision),
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The embedded engine: one redb file on this machine.
+//!
+//! One thread writes. It takes every batch that waits, applies them one after another in one
+//! transaction, and tells their callers when that transaction is on disk: many writers share one
+//! `fsync`, and an acknowledged write survives `kill -9` and a power cut.
+//!
+//! A failed transaction (a full disk) fails the batches that were in it, and nothing else: the file
+//! is opened anew, and the next batch is tried as any other.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use bytes::Bytes;
+use redb::backends::InMemoryBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Batch, Change, Changed, Commit, Guard, Key, Opened, Record, Store, StoreError, StoreFuture,
+    Table, Update,
+};
+
+/// Records: table byte and name → create index, modify index (8 bytes each, big-endian), value.
+const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+/// `format` and `revision`.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// How records are laid out in the file.
+const FORMAT: u64 = 1;
+/// Batches in one transaction, at most: what one `fsync` is shared by.
+const GROUP: usize = 512;
+/// Batches that wait for the writer, and updates that wait for their reader.
+const QUEUE: usize = 1_024;
+
+/// See the [module docs](self).
+#[derive(Debug)]
+pub struct Embedded {
+    queue: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    batch: Batch,
+    answer: oneshot::Sender<Result<Commit, StoreError>>,
+}
+
+impl Embedded {
+    /// Opens the file, or makes it; the folder must be there.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] when it is in use or damaged, [`StoreError::Unreadable`] when it is of
+    /// another version. Neither changes the file.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Opened, StoreError> {
+        let place = Place::File(path.into());
+        Self::start(place.open()?, place)
+    }
+
+    /// A store that ends with the process.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn in_memory() -> Result<Opened, StoreError> {
+        Self::start(Place::Memory.open()?, Place::Memory)
+    }
+
+    fn start(database: Database, place: Place) -> Result<Opened, StoreError> {
+        let (revision, records) = load(&database)?;
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (tell, updates) = mpsc::channel(QUEUE);
+        let writer = Writer { database: Some(database), place, revision, tell };
+        thread::Builder::new()
+            .name("mesh-store".to_owned())
+            .spawn(move || writer.run(jobs))
+            .map_err(|error| StoreError::Open(format!("its thread does not start: {error}")))?;
+        Ok(Opened { store: Box::new(Self { queue }), revision, records, updates })
+    }
+}
+
+impl Store for Embedded {
+    fn commit(&self, batch: Batch) -> StoreFuture<'_, Commit> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let sent = self.queue.send(Job { batch, answer }).await;
+            sent.map_err(|_| StoreError::Closed)?;
+            answered.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+}
+
+/// Where the records are kept.
+#[derive(Debug)]
+enum Place {
+    File(PathBuf),
+    Memory,
+}
+
+impl Place {
+    fn open(&self) -> Result<Database, StoreError> {
+        let database = match self {
+            Self::File(path) => open_file(path)?,
+            Self::Memory => Database::builder()
+                .create_with_backend(InMemoryBackend::new())
+                .map_err(|error| StoreError::Open(error.to_string()))?,
+        };
+        prepare(&database).map_err(|error| StoreError::Open(error.to_string()))?;
+        Ok(database)
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database, StoreError> {
+    Database::create(path).map_err(|error| {
+        StoreError::Open(format!(
+            "{}: {error}; if another server uses it, stop that one, and if it is damaged, put it \
+             aside and restore a snapshot",
+            path.display()
+        ))
+    })
+}
+
+/// Makes the tables, so that reading never has to ask whether they are there.
+fn prepare(database: &Database) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        write.open_table(RECORDS)?;
+        let mut meta = write.open_table(META)?;
+        if meta.get("format")?.is_none() {
+            meta.insert("format", FORMAT)?;
+            meta.insert("revision", 0)?;
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
+fn load(database: &Database) -> Result<(u64, Vec<Record>), StoreError> {
+    let (format, revision, rows) =
+        read_all(database).map_err(|error| StoreError::Open(error.to_string()))?;
+    if format != FORMAT {
+        return Err(StoreError::Unreadable {
+            what: format!("a file of format {format}"),
+            why: format!("it reads format {FORMAT}; use the version of mesh that wrote it"),
+        });
+    }
+    let records = rows.into_iter().map(|(key, value)| decode(&key, &value));
+    Ok((revision, records.collect::<Result<_, _>>()?))
+}
+
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn read_all(database: &Database) -> Result<(u64, u64, Rows), redb::Error> {
+    let read = database.begin_read()?;
+    let meta = read.open_table(META)?;
+    let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |number| number.value()));
+    let mut rows = Vec::new();
+    for row in read.open_table(RECORDS)?.iter()? {
+        let (key, value) = row?;
+        rows.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok((number("format")?, number("revision")?, rows))
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+struct Writer {
+    /// `None` after a failure, until it is opened anew.
+    database: Option<Database>,
+    place: Place,
+    revision: u64,
+    tell: mpsc::Sender<Update>,
+}
+
+impl Writer {
+    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut group = Vec::with_capacity(GROUP);
+        while let Some(job) = jobs.blocking_recv() {
+            group.push(job);
+            while group.len() < GROUP
+                && let Ok(job) = jobs.try_recv()
+            {
+                group.push(job);
+            }
+            let written = self.write(&group);
+            if let Ok((_, updates)) = &written {
+                for update in updates {
+                    // Without a reader nobody is left to answer to.
+                    let _ = self.tell.blocking_send(update.clone());
+                }
+            }
+            let mut commits = written.map(|(commits, _)| commits.into_iter());
+            for job in group.drain(..) {
+                let answer = match &mut commits {
+                    Ok(commits) => commits.next().ok_or(StoreError::Closed),
+                    Err(error) => Err(error.clone()),
+                };
+                let _ = job.answer.send(answer);
+            }
+        }
+    }
+
+    /// Applies the batches in one transaction. After an error nothing of them is there.
+    fn write(&mut self, group: &[Job]) -> Result<(Vec<Commit>, Vec<Update>), StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => self.place.open()?,
+        };
+        match apply_all(&database, self.revision, group) {
+            Ok((revision, commits, updates)) => {
+                self.revision = revision;
+                self.database = Some(database);
+                Ok((commits, updates))
+            }
+            Err(error) => {
+                // What is in memory ends with the database: better a refusal than an empty store.
+                if matches!(self.place, Place::Memory) {
+                    self.database = Some(database);
+                }
+                tracing::error!(%error, "the store cannot be written");
+                Err(StoreError::Write(error.to_string()))
+            }
+        }
+    }
+}
+
+type Applied = (u64, Vec<Commit>, Vec<Update>);
+
+fn apply_all(database: &Database, from: u64, group: &[Job]) -> Result<Applied, redb::Error> {
+    let mut revision = from;
+    let mut commits = Vec::with_capacity(group.len());
+    let mut updates = Vec::with_capacity(group.len());
+    let mut write = database.begin_write()?;
+    write.set_durability(Durability::Immediate)?;
+    {
+        let mut records = write.open_table(RECORDS)?;
+        for job in group {
+            if !hold(&records, &job.batch.guards)? {
+                commits.push(Commit::Conflict(revision));
+                continue;
+            }
+            revision += 1;
+            let changes = apply(&mut records, &job.batch.changes, revision)?;
+            commits.push(Commit::Applied(revision));
+            updates.push(Update { revision, changes });
+        }
+        write.open_table(META)?.insert("revision", revision)?;
+    }
+    write.commit()?;
+    Ok((revision, commits, updates))
+}
+
+fn hold(
+    records: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    guards: &[Guard],
+) -> Result<bool, redb::Error> {
+    for guard in guards {
+        let (key, wanted) = match guard {
+            Guard::Absent(key) => (key, None),
+            Guard::Unchanged { key, modify_index } => (key, Some(*modify_index)),
+        };
+        let there = records.get(encode_key(key).as_slice())?;
+        if there.and_then(|there| indexes(there.value())).map(|(_, modified)| modified) != wanted {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn apply(
+    records: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    changes: &[Change],
+    revision: u64,
+) -> Result<Vec<Changed>, redb::Error> {
+    let mut changed = Vec::with_capacity(changes.len());
+    for change in changes {
+        match change {
+            Change::Put { key, value } => {
+                let name = encode_key(key);
+                let made = records.get(name.as_slice())?.and_then(|there| indexes(there.value()));
+                let create_index = made.map_or(revision, |(created, _)| created);
+                let mut row = Vec::with_capacity(16 + value.len());
+                row.extend_from_slice(&create_index.to_be_bytes());
+                row.extend_from_slice(&revision.to_be_bytes());
+                row.extend_from_slice(value);
+                records.insert(name.as_slice(), row.as_slice())?;
+                changed.push(Changed::Put(Record {
+                    key: key.clone(),
+                    value: value.clone(),
+                    create_index,
+                    modify_index: revision,
+                }));
+            }
+            Change::Delete(key) => {
+                if records.remove(encode_key(key).as_slice())?.is_some() {
+                    changed.push(Changed::Deleted(key.clone()));
+                }
+            }
+        }
+    }
+    Ok(changed)
+}
+
+fn encode_key(key: &Key) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 + key.name.len());
+    bytes.push(key.table as u8);
+    bytes.extend_from_slice(key.name.as_bytes());
+    bytes
+}
+
+fn indexes(row: &[u8]) -> Option<(u64, u64)> {
+    let (created, rest) = row.split_first_chunk::<8>()?;
+    let (modified, _) = rest.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*created), u64::from_be_bytes(*modified)))
+}
+
+fn decode(key: &[u8], row: &[u8]) -> Result<Record, StoreError> {
+    let unreadable = |why: &str| StoreError::Unreadable {
+        what: format!("the record {}", key.escape_ascii()),
+        why: why.to_owned(),
+    };
+    let (table, name) = key.split_first().ok_or_else(|| unreadable("it has no name"))?;
+    let table = Table::from_byte(*table)
+        .ok_or_else(|| unreadable("its table is unknown; use the version of mesh that wrote it"))?;
+    let name = str::from_utf8(name).map_err(|_| unreadable("its name is not UTF-8"))?;
+    let (create_index, modify_index) =
+        indexes(row).ok_or_else(|| unreadable("it is cut off; restore a snapshot"))?;
+    let value = Bytes::copy_from_slice(&row[16..]);
+    Ok(Record { key: Key::new(table, name), value, create_index, modify_index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(name: &str) -> Key {
+        Key::new(Table::Kv, name)
+    }
+
+    fn put(name: &str, value: &'static str) -> Batch {
+        let mut batch = Batch::default();
+        batch.put(kv(name), value);
+        batch
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_applied_whole_at_one_revision_and_told() {
+        let mut opened = Embedded::in_memory().expect("opens");
+        let mut batch = put("a", "1");
+        batch.put(kv("b"), "2");
+        assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Applied(1));
+        let mut batch = put("a", "3");
+        batch.delete(kv("b"));
+        assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Applied(2));
+
+        let first = opened.updates.recv().await.expect("told");
+        assert_eq!((first.revision, first.changes.len()), (1, 2));
+        let second = opened.updates.recv().await.expect("told");
+        let again = Record {
+            key: kv("a"),
+            value: Bytes::from_static(b"3"),
+            create_index: 1,
+            modify_index: 2,
+        };
+        assert_eq!(second.changes, [Changed::Put(again), Changed::Deleted(kv("b"))]);
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_does_not_hold_leaves_everything() {
+        let opened = Embedded::in_memory().expect("opens");
+        opened.store.commit(put("a", "1")).await.unwrap();
+        for (key, modify_index) in [("a", None), ("a", Some(9)), ("absent", Some(1))] {
+            let mut batch = put("b", "2");
+            batch.expect(kv(key), modify_index);
+            assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Conflict(1));
+        }
+        let mut batch = put("b", "2");
+        batch.expect(kv("a"), Some(1));
+        batch.expect(kv("b"), None);
+        assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Applied(2));
+    }
+}

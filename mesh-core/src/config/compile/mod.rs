@@ -4,6 +4,7 @@
 //! and goes on with what it has, so that one run tells as much as can be known.
 
 mod chains;
+mod check;
 mod connections;
 mod destinations;
 mod filters;

@@ -1,8 +1,8 @@
 //! Values of limits and shedding that can be read, and mean nothing or contradict each other.
 
 use super::super::server_policy::ServerPolicy;
-use super::super::source::Location;
 use super::super::tree::Node;
+use super::check::{Check, MS};
 use super::{Problem, rate_limits};
 use crate::policy::Policy;
 use crate::rate_limit::{By, Entry, TokenBucket};
@@ -11,56 +11,9 @@ use http::HeaderName;
 use std::net::IpAddr;
 use std::time::Duration;
 
-const MS: Duration = Duration::from_millis(1);
-
-/// Tells what is wrong with a section.
-pub(super) struct Check<'a> {
-    node: &'a Node,
-    problems: &'a mut Vec<Problem>,
-}
-
-impl Check<'_> {
-    /// Where a value is written; the section, if it is a default.
-    fn at(&self, path: &[&str]) -> Location {
-        let mut node = self.node;
-        for key in path {
-            match node.step(key) {
-                Some(below) => node = below,
-                None => break,
-            }
-        }
-        node.at
-    }
-
-    pub(super) fn wrong(&mut self, path: &[&str], what: impl Into<String>, help: &str) {
-        let (what, at) = (what.into(), self.at(path));
-        // What several services inherit is wrong once.
-        if !self.problems.iter().any(|known| known.at == Some(at) && known.to_string() == what) {
-            self.problems.push(Problem::error(what).at(at).help(help));
-        }
-    }
-
-    /// A number below its least value.
-    pub(super) fn at_least(&mut self, path: &[&str], value: impl Into<u64>, least: u64) {
-        let (value, name) = (value.into(), path.last().copied().unwrap_or_default());
-        if value < least {
-            let what = format!("`{name}` is {value}; the least is {least}");
-            self.wrong(path, what, &format!("write {least} or more"));
-        }
-    }
-
-    /// A span that is too short to mean anything.
-    pub(super) fn lasts(&mut self, path: &[&str], span: Duration) {
-        if span < MS {
-            let name = path.last().copied().unwrap_or_default();
-            self.wrong(path, format!("`{name}` is zero"), "the shortest is `1ms`");
-        }
-    }
-}
-
 /// Checks a `ServerPolicy`.
 pub(super) fn server(policy: &ServerPolicy, node: &Node, problems: &mut Vec<Problem>) {
-    let check = &mut Check { node, problems };
+    let check = &mut Check::new(node, problems);
     if policy.max_requests == Some(0) {
         check.wrong(
             &["maxRequests"],
@@ -98,7 +51,7 @@ pub(super) fn server(policy: &ServerPolicy, node: &Node, problems: &mut Vec<Prob
 
 /// Checks a `TrafficPolicy`.
 pub(super) fn traffic(policy: &Policy, node: &Node, problems: &mut Vec<Problem>) {
-    let check = &mut Check { node, problems };
+    let check = &mut Check::new(node, problems);
     if let Some(limit) = &policy.rate_limit {
         rate_limit(limit, false, check);
     }

@@ -1,6 +1,6 @@
 //! Questions for a rate limit service that can be read, and mean nothing or contradict each other.
 
-use super::overload::Check;
+use super::check::Check;
 use crate::rate_limit::global::{
     Action, Config, MAX_ACTIONS, MAX_RATE_LIMITS, MatchType, Matcher, RequestHeaders, Rule,
 };

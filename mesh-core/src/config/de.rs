@@ -255,7 +255,20 @@ impl<'de> Deserializer<'de> for De<'de> {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map struct identifier ignored_any
+        unit_struct seq tuple tuple_struct map identifier ignored_any
+    }
+
+    /// Never from a list: its values would be taken in the order of the fields.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        match self.node.value {
+            Value::List(_) => Err(self.wrong(&visitor)),
+            _ => self.deserialize_any(visitor),
+        }
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Config {
     #[serde(default)]
     pub strict: bool,
     /// What discovery, or a health check (`Degraded`), may say of an endpoint that takes the calls
-    /// of its sessions. `Healthy`, `Degraded`; with `Draining`, sessions end where they are.
+    /// of its sessions; at least one. `Healthy`, `Degraded`; with `Draining`, sessions end where
+    /// they are.
     #[serde(default = "usual")]
     pub override_statuses: Vec<Status>,
 }

@@ -60,7 +60,7 @@ pub struct Config {
     /// Calls that fail without leaving. None.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
-    /// How many calls of this process may be delayed at once; above it no fault is injected.
+    /// How many calls of this process may be delayed at once, at least 1; above it no fault is injected.
     /// Unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_active_faults: Option<u32>,
@@ -71,7 +71,7 @@ pub struct Config {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Delay {
-    /// How much later.
+    /// How much later, at least 1 ms.
     #[serde(default, with = "span::optional", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<span::Text>")]
     pub fixed_delay: Option<Duration>,

@@ -27,19 +27,19 @@ pub const UNLIMITED: u32 = u32::MAX;
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Config {
-    /// Open connections. 1,024.
+    /// Open connections, at least 1. 1,024.
     #[serde(with = "cap")]
     #[schemars(with = "cap::Text")]
     pub max_connections: u32,
-    /// Calls that wait for a connection. 1,024.
+    /// Calls that wait for a connection, at least 1. 1,024.
     #[serde(with = "cap", rename = "maxPendingRequests")]
     #[schemars(with = "cap::Text")]
     pub max_pending: u32,
-    /// Attempts in flight. 65,536.
+    /// Attempts in flight, at least 1. 65,536.
     #[serde(with = "cap")]
     #[schemars(with = "cap::Text")]
     pub max_requests: u32,
-    /// Retries in flight; none: the retry budget alone bounds them.
+    /// Retries in flight; none: the retry budget alone bounds them; 0: no retries.
     pub max_retries: Option<u32>,
 }
 
@@ -127,7 +127,7 @@ pub mod cap {
         }
 
         fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "const": "unlimited" }] })
+            json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "unlimited" }] })
         }
     }
 }

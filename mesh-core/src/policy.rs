@@ -193,15 +193,16 @@ pub enum Protocol {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// Time without a frame after which an HTTP/2 PING is sent; none: no PING.
+    /// Time without a frame after which an HTTP/2 PING is sent, at least 1 ms; none: no PING.
     #[serde(with = "span::optional")]
     #[schemars(with = "Option<span::Text>")]
     pub http2_keepalive_interval: Option<Duration>,
-    /// Time in which the answer to a PING must come. 20 s.
+    /// Time in which the answer to a PING must come, at least 1 ms. 20 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub keepalive_timeout: Duration,
-    /// Time without traffic after which the kernel probes the peer; none: it does not.
+    /// Time without traffic after which the kernel probes the peer, 1 s to 32,767 s; none: it does
+    /// not.
     #[serde(with = "span::optional")]
     #[schemars(with = "Option<span::Text>")]
     pub tcp_keepalive: Option<Duration>,

@@ -32,7 +32,8 @@ use std::time::Duration;
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Config {
-    /// Failures in a row that open it; 0 counts as 1. 5.
+    /// Failures in a row that open it, at least 1. 5.
+    #[schemars(range(min = 1))]
     pub consecutive_failures: u32,
     /// How long it stays open the first time. 1 s.
     #[serde(with = "span")]

@@ -117,7 +117,7 @@ pub struct Config {
     pub success_rate_request_volume: u32,
     /// Thousandths of a standard deviation below the mean that eject. 1900.
     pub success_rate_stdev_factor: u32,
-    /// Percentage of failures that ejects. 85.
+    /// Percentage of failures that ejects, at least 1. 85.
     #[serde(deserialize_with = "percent::deserialize")]
     #[schemars(with = "percent::Number")]
     pub failure_percentage_threshold: u8,
@@ -245,6 +245,11 @@ impl Config {
         .filter(|(_, span)| span.is_zero())
         .map(|(path, _)| Invalid::new(path, format!("`{path}` must be more than 0s")))
         .collect();
+        if self.failure_percentage_threshold == 0 {
+            let message = "`failurePercentageThreshold` must be at least 1: 0 ejects endpoints that \
+                           never fail";
+            problems.push(Invalid::new("failurePercentageThreshold", message));
+        }
         if self.latency_quantile == 0 {
             problems.push(Invalid::new("latencyQuantile", "`latencyQuantile` must be at least 1"));
         }

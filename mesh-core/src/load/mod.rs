@@ -58,11 +58,11 @@ const FLOOR: f64 = 1e-9;
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Config {
-    /// Time in which an unconfirmed estimate falls to 37 %. 10 s.
+    /// Time in which an unconfirmed estimate falls to 37 %, at least 1 ms. 10 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub decay: Duration,
-    /// Estimate of an endpoint that has not answered yet. 30 ms.
+    /// Estimate of an endpoint that has not answered yet; 0s: it is taken first. 30 ms.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub initial: Duration,

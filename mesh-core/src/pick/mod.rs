@@ -156,9 +156,11 @@ impl Policy {
 pub struct Config {
     /// How an endpoint is chosen. `ExpectedWait`.
     pub policy: Policy,
-    /// Endpoints that are compared, 2 to 10; what is outside counts as the nearer end. 2.
+    /// Endpoints that are compared, at least 2; more than 10 count as 10. 2.
+    #[schemars(range(min = 2))]
     pub choice_count: u32,
-    /// How much attempts in flight weigh in `LeastRequest`; 0 is round robin. 1.0.
+    /// How much attempts in flight weigh in `LeastRequest`, 0 to 31; 0 is round robin. 1.0.
+    #[schemars(range(min = 0.0, max = 31.0))]
     pub active_request_bias: f64,
     /// Percent of a level that must be available, lest it is picked from as a whole; 0 turns this
     /// off. 50.

@@ -36,13 +36,14 @@ use std::time::Duration;
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Config {
-    /// What the share of errors adds to the utilization; negative or no number is 0. 1.0.
+    /// What the share of errors adds to the utilization, 0 or more. 1.0.
+    #[schemars(range(min = 0.0))]
     pub error_utilization_penalty: f64,
-    /// How long reports must have come before they count. 10 s.
+    /// How long reports must have come before they count; 0s: not at all. 10 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub blackout_period: Duration,
-    /// How long a report counts. 3 min.
+    /// How long a report counts, at least 1 ms. 3 min.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub weight_expiration_period: Duration,

@@ -37,8 +37,7 @@ pub struct Config {
     #[serde(deserialize_with = "percent::deserialize")]
     #[schemars(with = "percent::Number")]
     pub percent: u8,
-    /// The window over which both are counted, 1 s to 60 s; what is outside counts as the nearer
-    /// end. 10 s.
+    /// The window over which both are counted, 1 s to 60 s. 10 s.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub interval: Duration,

@@ -7,6 +7,7 @@ mod chains;
 mod check;
 mod connections;
 mod destinations;
+mod effects;
 mod filters;
 mod listeners;
 mod matches;
@@ -21,6 +22,7 @@ mod routers;
 mod routes;
 mod rules;
 mod tls;
+mod values;
 
 use super::de::Located;
 use super::diagnostic::{Errors, Problem, resolve};
@@ -32,6 +34,7 @@ use crate::name::DestinationName;
 use crate::policy::Policy;
 use crate::snapshot::{DestinationConfig, DestinationId, RouteLimit, Snapshot};
 use chains::Chains;
+use effects::Effects;
 use policies::Levels;
 use std::collections::{HashMap, HashSet};
 
@@ -53,6 +56,7 @@ pub fn compile(documents: &Documents, version: u64) -> Result<Snapshot, Errors> 
         warned: HashSet::new(),
         chains: Chains::default(),
         route_limits: Vec::new(),
+        effects: Effects::default(),
     };
     let mut snapshot = Snapshot { version, ..Snapshot::default() };
     compiler.names();
@@ -62,6 +66,7 @@ pub fn compile(documents: &Documents, version: u64) -> Result<Snapshot, Errors> 
     compiler.routes(&mut snapshot);
     compiler.listeners(&mut snapshot);
     snapshot.route_limits = std::mem::take(&mut compiler.route_limits);
+    std::mem::take(&mut compiler.effects).tell(&mut compiler.problems);
     let failed = compiler.problems.iter().any(Problem::is_error);
     let diagnostics = resolve(&documents.sources, compiler.problems);
     if failed {
@@ -86,6 +91,8 @@ struct Compiler<'a> {
     chains: Chains<'a>,
     /// The rate limits of routes so far.
     route_limits: Vec<RouteLimit>,
+    /// Which values of policies have an effect.
+    effects: Effects,
 }
 
 impl<'a> Compiler<'a> {

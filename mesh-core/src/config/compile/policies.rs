@@ -7,7 +7,7 @@ use super::super::server_policy::ServerPolicy;
 use super::super::source::{Origin, Origins};
 use super::super::tree::{Node, Value};
 use super::merge::{join, nothing, origins, overlay};
-use super::{Compiler, Problem, overload, resolvers};
+use super::{Compiler, Problem, overload, resolvers, values};
 use crate::fault;
 use crate::health::Invalid;
 use crate::name::DestinationName;
@@ -182,6 +182,7 @@ impl Compiler<'_> {
         let origins = origins(&self.documents.sources, merged);
         self.check_pick(&policy.pick, merged);
         overload::traffic(&policy, merged, &mut self.problems);
+        values::traffic(&policy, merged, &mut self.problems);
         self.asked(policy.rate_limit.as_ref(), merged);
         self.invalid(merged, "outlier", policy.outlier.problems());
         if let Some(check) = &policy.health_check {
@@ -190,6 +191,7 @@ impl Compiler<'_> {
         policy.timeouts.explicit = origins.of("timeouts.request") != Origin::DEFAULT;
         self.hedge(&policy, merged);
         self.contradictions(&policy, merged);
+        self.effects(&policy, merged);
         (Arc::new(policy), Arc::new(origins))
     }
 
@@ -274,7 +276,9 @@ impl Compiler<'_> {
     fn server_policy(&mut self, merged: &Node) -> Arc<ServerPolicy> {
         let policy: ServerPolicy = de::read(merged, &mut self.problems).unwrap_or_default();
         overload::server(&policy, merged, &mut self.problems);
+        values::server(&policy, merged, &mut self.problems);
         self.asked(policy.rate_limit.as_ref(), merged);
+        self.server_effects(&policy, merged);
         Arc::new(policy)
     }
 }

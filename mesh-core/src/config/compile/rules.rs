@@ -119,6 +119,9 @@ impl Compiler<'_> {
             return None;
         }
         let keeps = backends.len() > 1 && overlaid.get("hash").is_some();
+        if keeps {
+            self.hash_is_used(&overlaid);
+        }
         let destinations: Vec<DestinationId> =
             backends.iter().map(|backend| backend.destination).collect();
         let rule = Rule::new(label.into(), conditions, backends, origin);

@@ -4,6 +4,7 @@
 //! changes it by a batch that the store applies whole or not at all.
 
 pub mod api;
+pub mod decode;
 pub mod registry;
 pub mod store;
 pub mod types;

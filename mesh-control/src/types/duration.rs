@@ -30,6 +30,9 @@ impl GoDuration {
         Self(span)
     }
 
+    /// The name under which it asks to be decoded: what stands for a duration depends on who wrote it.
+    pub(crate) const NAME: &'static str = "$mesh::GoDuration";
+
     /// No time at all.
     pub const ZERO: Self = Self(Duration::ZERO);
 
@@ -135,8 +138,15 @@ impl Serialize for GoDuration {
 impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Read;
-        impl Visitor<'_> for Read {
+        impl<'de> Visitor<'de> for Read {
             type Value = GoDuration;
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                inner: D,
+            ) -> Result<GoDuration, D::Error> {
+                inner.deserialize_any(self)
+            }
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a duration such as \"10s\", or a number of nanoseconds")
@@ -156,7 +166,7 @@ impl<'de> Deserialize<'de> for GoDuration {
                     .and_then(|nanos| self.visit_u64(nanos))
             }
         }
-        deserializer.deserialize_any(Read)
+        deserializer.deserialize_newtype_struct(Self::NAME, Read)
     }
 }
 

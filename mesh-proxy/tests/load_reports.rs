@@ -170,8 +170,8 @@ async fn callers_in_process_leave_a_busy_service_by_what_its_proxy_says() {
         response.into_body().collect().await.expect("a whole body");
     };
     let answered = || {
-        let all = mesh.metrics().destination("app").probes();
-        all.into_iter().find_map(|(how, n)| (how == Probed::Answered).then_some(n)).unwrap_or(0)
+        let metrics = mesh.metrics().destination("app");
+        metrics.probes().find_map(|(how, n)| (how == Probed::Answered).then_some(n)).unwrap_or(0)
     };
     let reported = async {
         while answered() < 4 {

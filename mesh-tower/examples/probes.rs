@@ -111,7 +111,7 @@ async fn measure(servers: &[SocketAddr], pick: &str, rate: f64, seconds: f64) ->
     while callers.join_next().await.is_some() {}
     let counts = |mesh: &Mesh| {
         let metrics = mesh.metrics().destination("work");
-        let probes = metrics.probes().iter().map(|(_, count)| count).sum::<u64>();
+        let probes = metrics.probes().map(|(_, count)| count).sum::<u64>();
         (probes, metrics.counts().picks)
     };
     let (probes, calls) =

@@ -437,7 +437,7 @@ async fn what_is_over_a_rate_limit_is_refused_before_it_takes_a_place() {
     tokio::time::advance(1000 * MS).await;
     assert_eq!(send(request(&[]), 1).await.status(), 200);
     assert_eq!(calls.load(SeqCst), 4, "what is refused never reaches the handler");
-    assert_eq!(layer.shared.metrics.rate_limits(), [(false, 0), (true, 2)]);
+    assert_eq!(layer.shared.metrics.rate_limits().collect::<Vec<_>>(), [(false, 0), (true, 2)]);
     assert_eq!(layer.shared.metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::RateLimited, 2)]);
 }
 

@@ -44,21 +44,23 @@
 //! # }
 //! ```
 
+mod by_label;
+mod destination_metrics;
 pub mod histogram;
+mod labels;
 mod metrics;
-mod probes;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
 mod propagation;
+mod server_metrics;
 mod span;
 mod watch;
 
+pub use destination_metrics::{Counts, DestinationMetrics, Observe, Observed};
 pub use histogram::{End, Histogram, MethodLabel};
-pub use metrics::{
-    BreakerState, Counts, DestinationMetrics, Ended, GlobalLimit, Handshake, MAX_DESTINATIONS,
-    Metrics, Observe, Observed, ServerMetrics,
-};
-pub use probes::Probed;
+pub use labels::{BreakerState, Ended, GlobalLimit, Handshake, Probed};
+pub use metrics::{MAX_DESTINATIONS, Metrics};
+pub use server_metrics::ServerMetrics;
 
 use crate::body::BoxError;
 use crate::call::{self, Call};

@@ -21,7 +21,7 @@
 //! OpenMetrics compatibility".
 
 use super::histogram::{BOUNDS, End, Grid, Histogram};
-use super::metrics::{DestinationMetrics, Metrics};
+use super::{DestinationMetrics, Metrics, ServerMetrics};
 use crate::clock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
@@ -124,44 +124,7 @@ impl Collector for MetricsCollector {
         durations(&mut encoder, &destinations, self.metrics.server())?;
         counters(&mut encoder, &destinations)?;
         gauges(&mut encoder, &destinations)?;
-        let mut shed = encoder.encode_descriptor(
-            "mesh_server_shed",
-            "Requests refused before the handler saw them",
-            None,
-            MetricType::Counter,
-        )?;
-        for (kind, count) in self.metrics.server().sheds() {
-            counter(&mut shed, &vec![("mesh_flag", kind.flag())], count)?;
-        }
-        let mut limited = encoder.encode_descriptor(
-            "mesh_server_ratelimit_denied",
-            "Requests over a rate limit; those not enforced passed",
-            None,
-            MetricType::Counter,
-        )?;
-        for (enforced, count) in
-            self.metrics.server().rate_limits().into_iter().filter(|(_, n)| *n > 0)
-        {
-            counter(&mut limited, &vec![("mesh_enforced", word(enforced))], count)?;
-        }
-        let mut asked = encoder.encode_descriptor(
-            "mesh_server_ratelimit_global",
-            "Requests that the rate limit service was asked about, by what came of it",
-            None,
-            MetricType::Counter,
-        )?;
-        for (result, count) in self.metrics.server().global_limits().filter(|(_, n)| *n > 0) {
-            counter(&mut asked, &vec![("mesh_result", result.as_str())], count)?;
-        }
-        let mut handshakes = encoder.encode_descriptor(
-            "mesh_tls_handshakes",
-            "TLS handshakes of callers by result",
-            None,
-            MetricType::Counter,
-        )?;
-        for (how, count) in self.metrics.server().handshakes() {
-            counter(&mut handshakes, &vec![("result", how.as_str())], count)?;
-        }
+        served(&mut encoder, self.metrics.server())?;
         let mut build = encoder.encode_descriptor(
             "mesh_build_info",
             "Always 1; the labels say what runs",
@@ -175,7 +138,7 @@ impl Collector for MetricsCollector {
 fn durations(
     encoder: &mut DescriptorEncoder<'_>,
     destinations: &[Arc<DestinationMetrics>],
-    server: &super::ServerMetrics,
+    server: &ServerMetrics,
 ) -> fmt::Result {
     let seconds = Some(&Unit::Seconds);
     let mut family = encoder.encode_descriptor(
@@ -230,23 +193,12 @@ fn counters(
     encoder: &mut DescriptorEncoder<'_>,
     destinations: &[Arc<DestinationMetrics>],
 ) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_calls",
         "Calls with all their attempts",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "mesh_outcome", |of| of.calls().map(|(how, n)| (how.as_str(), n))),
     )?;
-    for destination in destinations {
-        let counts = destination.counts();
-        for (outcome, count) in [
-            ("success", counts.succeeded),
-            ("failure", counts.failed),
-            ("cancelled", counts.cancelled),
-        ] {
-            let labels = vec![named(destination), ("mesh_outcome", outcome)];
-            counter(&mut family, &labels, count)?;
-        }
-    }
     let plain: [(&str, &str, Read); 10] = [
         ("mesh_retry_attempts", "Attempts after the first", |of| of.counts().retries),
         ("mesh_retry_hedges", "Attempts after the first, sent beside one under way", |of| {
@@ -270,81 +222,100 @@ fn counters(
         }),
     ];
     for (name, help, read) in plain {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for destination in destinations {
-            counter(&mut family, &vec![named(destination)], read(destination))?;
-        }
+        let rows = destinations.iter().map(|of| (vec![named(of)], read(of)));
+        counter_family(encoder, name, help, rows)?;
     }
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_breaker_transitions",
         "Breakers that came into a state",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "state", |of| {
+            of.breaker_transitions().map(|(to, n)| (to.as_str(), n))
+        }),
     )?;
-    for destination in destinations {
-        for (state, count) in destination.breaker_transitions() {
-            let labels = vec![named(destination), ("state", state.as_str())];
-            counter(&mut family, &labels, count)?;
-        }
-    }
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_health_check_results",
         "Active health checks by result",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "result", DestinationMetrics::checks),
     )?;
-    for destination in destinations {
-        for (result, count) in destination.checks() {
-            counter(&mut family, &vec![named(destination), ("result", result)], count)?;
-        }
-    }
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_probes",
         "Endpoints asked for a load report before a pick, by result",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "result", |of| {
+            of.probes().filter(seen).map(|(how, n)| (how.as_str(), n))
+        }),
     )?;
-    for destination in destinations {
-        for (how, count) in destination.probes().into_iter().filter(|(_, n)| *n > 0) {
-            counter(&mut family, &vec![named(destination), ("result", how.as_str())], count)?;
-        }
-    }
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_ratelimit_denied",
         "Calls over a rate limit; those not enforced passed",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "mesh_enforced", |of| {
+            of.rate_limits().filter(seen).map(|(enforced, n)| (word(enforced), n))
+        }),
     )?;
-    for destination in destinations {
-        for (enforced, count) in destination.rate_limits().into_iter().filter(|(_, n)| *n > 0) {
-            let labels = vec![named(destination), ("mesh_enforced", word(enforced))];
-            counter(&mut family, &labels, count)?;
-        }
-    }
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_ratelimit_global",
         "Calls that the rate limit service was asked about, by what came of it",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "mesh_result", |of| {
+            of.global_limits().filter(seen).map(|(result, n)| (result.as_str(), n))
+        }),
     )?;
-    for destination in destinations {
-        for (result, count) in destination.global_limits().filter(|(_, n)| *n > 0) {
-            let labels = vec![named(destination), ("mesh_result", result.as_str())];
-            counter(&mut family, &labels, count)?;
-        }
-    }
-    let mut family = encoder.encode_descriptor(
+    counter_family(
+        encoder,
         "mesh_shed",
         "Calls refused before they were sent",
-        None,
-        MetricType::Counter,
+        of_each(destinations, "mesh_flag", |of| of.sheds().map(|(kind, n)| (kind.flag(), n))),
+    )
+}
+
+/// What is counted of requests and connections that are served.
+fn served(encoder: &mut DescriptorEncoder<'_>, server: &ServerMetrics) -> fmt::Result {
+    counter_family(
+        encoder,
+        "mesh_server_shed",
+        "Requests refused before the handler saw them",
+        server.sheds().map(|(kind, n)| (vec![("mesh_flag", kind.flag())], n)),
     )?;
-    for destination in destinations {
-        for (kind, count) in destination.sheds() {
-            counter(&mut family, &vec![named(destination), ("mesh_flag", kind.flag())], count)?;
-        }
-    }
-    Ok(())
+    counter_family(
+        encoder,
+        "mesh_server_ratelimit_denied",
+        "Requests over a rate limit; those not enforced passed",
+        server.rate_limits().filter(seen).map(|(yes, n)| (vec![("mesh_enforced", word(yes))], n)),
+    )?;
+    counter_family(
+        encoder,
+        "mesh_server_ratelimit_global",
+        "Requests that the rate limit service was asked about, by what came of it",
+        server
+            .global_limits()
+            .filter(seen)
+            .map(|(result, n)| (vec![("mesh_result", result.as_str())], n)),
+    )?;
+    counter_family(
+        encoder,
+        "mesh_tls_handshakes",
+        "TLS handshakes of callers by result",
+        server.handshakes().map(|(how, n)| (vec![("result", how.as_str())], n)),
+    )
+}
+
+/// Whether it was counted at all.
+const fn seen<L>((_, count): &(L, u64)) -> bool {
+    *count > 0
+}
+
+/// What `read` finds of each destination, under `label`.
+fn of_each<'a, I: Iterator<Item = (&'static str, u64)>>(
+    destinations: &'a [Arc<DestinationMetrics>],
+    label: &'static str,
+    read: impl Fn(&'a DestinationMetrics) -> I,
+) -> impl Iterator<Item = (Labels<'a>, u64)> {
+    destinations.iter().flat_map(move |destination| {
+        read(destination).map(|(value, n)| (vec![named(destination), (label, value)], n))
+    })
 }
 
 const fn word(truth: bool) -> &'static str {
@@ -424,8 +395,17 @@ fn histogram(family: &mut MetricEncoder<'_>, labels: &Labels<'_>, seen: &Histogr
     family.encode_family(labels)?.encode_histogram::<NoLabelSet>(seen.sum(), count, &buckets, None)
 }
 
-fn counter(family: &mut MetricEncoder<'_>, labels: &Labels<'_>, count: u64) -> fmt::Result {
-    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
+fn counter_family<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels<'a>, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, count) in rows {
+        family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    Ok(())
 }
 
 fn gauge(family: &mut MetricEncoder<'_>, labels: &Labels<'_>, value: u64) -> fmt::Result {
@@ -433,120 +413,4 @@ fn gauge(family: &mut MetricEncoder<'_>, labels: &Labels<'_>, value: u64) -> fmt
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::{BreakerState, Observe, Observed};
-    use http::{Method, StatusCode};
-    use mesh_core::health::check::Cause;
-    use mesh_core::{ErrorKind, GrpcCode, Outcome, Timestamp};
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-    use std::time::Duration;
-
-    struct Gauges;
-
-    impl Observe for Gauges {
-        fn observe(&self, _: Timestamp) -> Observed {
-            Observed { endpoints: vec![("ready", 2), ("ejected", 1)], budget_remaining: Some(97) }
-        }
-    }
-
-    fn filled() -> (Metrics, Arc<dyn Observe>) {
-        let metrics = Metrics::new();
-        let inventory = metrics.destination("inventory");
-        let took = Duration::from_millis(7);
-        inventory.attempt_ended(&Method::GET, End::Status(StatusCode::OK), took);
-        inventory.attempt_ended(&Method::GET, End::Status(StatusCode::SERVICE_UNAVAILABLE), took);
-        inventory.attempt_ended(&Method::POST, End::Error(ErrorKind::Connect), took);
-        inventory.rpc_ended(GrpcCode::UNAVAILABLE, took);
-        inventory.call_ended(Outcome::Success);
-        inventory.retried();
-        inventory.shed(ErrorKind::Overflow);
-        inventory.breaker_changed(BreakerState::Open);
-        inventory.checked(Ok(()));
-        inventory.checked(Err(Cause::Status(503)));
-        metrics.destination("na\"me\\").picked();
-        metrics.server().request_ended(&Method::GET, End::Status(StatusCode::OK), took);
-        metrics.server().rpc_ended(GrpcCode::OK, took);
-        metrics.server().shed(ErrorKind::Shed);
-        let gauges: Arc<dyn Observe> = Arc::new(Gauges);
-        inventory.observed_by(Arc::downgrade(&gauges));
-        (metrics, gauges)
-    }
-
-    #[test]
-    fn the_accept_field_chooses_the_format() {
-        for (accept, open) in [
-            (None, false),
-            (Some("*/*"), false),
-            (Some("text/plain;version=0.0.4"), false),
-            (Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"), true),
-            (Some("application/openmetrics-text;q=0.1, text/plain"), false),
-            (Some("application/openmetrics-text;q=0"), false),
-            (Some("application/openmetrics-text;q=x"), false),
-        ] {
-            let page = page(&Metrics::new(), accept);
-            assert_eq!(page.content_type.starts_with("application/"), open, "{accept:?}");
-            assert_eq!(page.text.ends_with("# EOF\n"), open, "{accept:?}");
-        }
-    }
-
-    #[test]
-    fn a_series_carries_the_standard_labels() {
-        let (metrics, _gauges) = filled();
-        let text = page(&metrics, None).text;
-        for line in [
-            "http_client_request_duration_seconds_bucket{le=\"0.01\",server_address=\"inventory\",\
-             http_request_method=\"GET\",http_response_status_code=\"200\"} 1",
-            "http_client_request_duration_seconds_count{server_address=\"inventory\",\
-             http_request_method=\"POST\",error_type=\"upstream_connection_failure\"} 1",
-            "http_client_request_duration_seconds_sum{server_address=\"inventory\",\
-             http_request_method=\"GET\",http_response_status_code=\"503\",error_type=\"503\"} 0.007",
-            "rpc_client_call_duration_seconds_count{server_address=\"inventory\",\
-             rpc_system_name=\"grpc\",rpc_response_status_code=\"UNAVAILABLE\"} 1",
-            "mesh_lb_endpoints{mesh_destination=\"inventory\",state=\"ejected\"} 1",
-            "mesh_retry_budget_remaining{mesh_destination=\"inventory\"} 97",
-            "mesh_breaker_transitions_total{mesh_destination=\"inventory\",state=\"open\"} 1",
-            "mesh_health_check_results_total{mesh_destination=\"inventory\",result=\"success\"} 1",
-            "mesh_health_check_results_total{mesh_destination=\"inventory\",result=\"status\"} 1",
-            "mesh_shed_total{mesh_destination=\"inventory\",mesh_flag=\"upstream_overflow\"} 1",
-            "mesh_lb_picks_total{mesh_destination=\"na\\\"me\\\\\"} 1",
-            "# TYPE mesh_calls_total counter",
-            "# TYPE mesh_lb_endpoints gauge",
-        ] {
-            assert!(text.lines().any(|seen| seen == line), "{line}\nis not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn the_plain_page_has_no_line_of_open_metrics() {
-        let (metrics, _gauges) = filled();
-        let open = page(&metrics, Some("application/openmetrics-text")).text;
-        assert!(open.contains("# UNIT http_client_request_duration_seconds seconds\n"));
-        assert!(open.contains("# TYPE mesh_calls counter\n"));
-        let text = page(&metrics, None).text;
-        assert!(!text.contains("# UNIT") && !text.contains("# EOF"));
-        let samples = |page: &str| page.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(samples(&open), samples(&text));
-    }
-
-    #[test]
-    fn promtool_finds_nothing_to_say() {
-        let test = "library_metrics_by_promtool";
-        let Some(promtool) = testkit::parts::find(test, "promtool") else { return };
-        let mut promtool = Command::new(promtool)
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("promtool starts");
-        let (metrics, _gauges) = filled();
-        let mut stdin = promtool.stdin.take().expect("piped");
-        stdin.write_all(page(&metrics, None).text.as_bytes()).expect("promtool reads");
-        drop(stdin);
-        let output = promtool.wait_with_output().expect("promtool ends");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{said}");
-    }
-}
+mod tests;

@@ -108,7 +108,7 @@ async fn calls_over_the_rate_limit_of_a_policy_fail_before_they_are_sent() {
     assert_eq!(endpoint.calls(), 3);
     let metrics = mesh.metrics().destination("back");
     assert_eq!(metrics.sheds().collect::<Vec<_>>(), [(ErrorKind::RateLimited, 1)]);
-    assert_eq!(metrics.rate_limits(), [(false, 0), (true, 1)]);
+    assert_eq!(metrics.rate_limits().collect::<Vec<_>>(), [(false, 0), (true, 1)]);
 }
 
 #[tokio::test]

@@ -45,12 +45,12 @@ async fn foreign(probed: impl Fn() -> Reply + Send + Sync + 'static) -> Scripted
 }
 
 fn probes(mesh: &Mesh, how: Probed) -> u64 {
-    let all = mesh.metrics().destination("inventory").probes();
-    all.into_iter().find_map(|(known, count)| (known == how).then_some(count)).expect("known")
+    let metrics = mesh.metrics().destination("inventory");
+    metrics.probes().find_map(|(known, count)| (known == how).then_some(count)).expect("known")
 }
 
 fn total(mesh: &Mesh) -> u64 {
-    mesh.metrics().destination("inventory").probes().iter().map(|(_, count)| count).sum()
+    mesh.metrics().destination("inventory").probes().map(|(_, count)| count).sum()
 }
 
 fn asked(endpoints: &[ScriptedEndpoint]) -> usize {

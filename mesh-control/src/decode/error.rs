@@ -204,7 +204,7 @@ pub(super) fn short(text: &str) -> String {
 
 /// The known word that `given` is most likely a slip of: at most a third of the letters changed
 /// (Damerau-Levenshtein), case and underscores apart.
-pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     if given.len() > 80 {
         return None;
     }

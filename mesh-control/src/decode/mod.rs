@@ -28,6 +28,7 @@ mod error;
 mod node;
 
 pub use error::DecodeError;
+pub(crate) use error::nearest;
 use node::Node;
 
 use serde::de::DeserializeOwned;

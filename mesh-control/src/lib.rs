@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod decode;
+pub mod definition;
 pub mod filter;
 pub mod registry;
 pub mod store;

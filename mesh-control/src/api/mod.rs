@@ -4,8 +4,12 @@
 //! so that the table of what works (`docs/consul-compatibility.md`) is made from the code.
 
 mod answer;
+mod catalog;
 mod kv;
 mod parameters;
+mod query;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -26,6 +30,8 @@ pub struct Api {
     pub registry: Registry,
     /// The datacenter that this server is of.
     pub datacenter: String,
+    /// The name of the node that this server is.
+    pub node_name: String,
     /// Whether JSON is indented without `?pretty`, as in a development server.
     pub pretty: bool,
 }
@@ -34,7 +40,7 @@ impl Api {
     /// An API over this registry, for this datacenter.
     #[must_use]
     pub fn new(registry: Registry, datacenter: impl Into<String>) -> Self {
-        Self { registry, datacenter: datacenter.into(), pretty: false }
+        Self { registry, datacenter: datacenter.into(), node_name: String::new(), pretty: false }
     }
 }
 
@@ -71,13 +77,18 @@ const PUT: (&str, MethodFilter) = ("PUT", MethodFilter::PUT);
 /// Every endpoint, family by family.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    [kv::routes()].into_iter().flatten().collect()
+    [catalog::routes(), kv::routes()].into_iter().flatten().collect()
 }
 
 /// The API as a service for `axum::serve`.
 pub fn router(api: Arc<Api>) -> Router {
-    let router = routes()
-        .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.handler));
+    let router = routes().into_iter().fold(Router::new(), |router, route| {
+        let router = match route.path.strip_suffix("{*name}") {
+            // So that the handler says what is missing, and not the router that nothing is there.
+            Some(without) => router.route(without, route.handler.clone()),
+            None => router,
+        };
+        router.route(route.path, route.handler)
+    });
     router.with_state(api)
 }

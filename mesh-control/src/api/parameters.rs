@@ -114,12 +114,17 @@ impl Parameters {
     /// # Errors
     /// When `dc` names another one than ours.
     pub fn datacenter<'a>(&self, api: &'a Api) -> Result<&'a str, ApiError> {
-        match self.value("dc") {
-            Some(other) if other != api.datacenter => {
-                Err(ApiError::new(http::StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
-            }
-            _ => Ok(&api.datacenter),
+        api.own_datacenter(self.value("dc").unwrap_or_default())
+    }
+}
+
+impl Api {
+    /// Our datacenter, unless another one is named.
+    pub(super) fn own_datacenter(&self, named: &str) -> Result<&str, ApiError> {
+        if named.is_empty() || named == self.datacenter {
+            return Ok(&self.datacenter);
         }
+        Err(ApiError::new(http::StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"))
     }
 }
 

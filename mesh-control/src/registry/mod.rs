@@ -7,6 +7,7 @@
 //!
 //! A blocking query waits for the [`Topic`]s that it read.
 
+pub mod catalog;
 pub mod kv;
 mod topics;
 mod view;

@@ -17,18 +17,40 @@ pub enum Topic {
     Sessions,
     /// Any node.
     Nodes,
-    /// A node with its services and checks.
+    /// A node with its services and checks. Names are in small letters, here and below.
     Node(String),
     /// Any instance of any service.
     Services,
     /// A service by name: its instances, their checks, and the nodes that they are on.
     Service(String),
+    /// The instances that speak mutual TLS for a service, by its name, with their checks and nodes.
+    Connect(String),
     /// Any check.
     Checks,
     /// Any config entry.
     ConfigEntries,
     /// Any prepared query.
     PreparedQueries,
+}
+
+impl Topic {
+    /// The node of this name.
+    #[must_use]
+    pub fn node(name: &str) -> Self {
+        Self::Node(name.to_lowercase())
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn service(name: &str) -> Self {
+        Self::Service(name.to_lowercase())
+    }
+
+    /// What speaks for the service of this name.
+    #[must_use]
+    pub fn connect(name: &str) -> Self {
+        Self::Connect(name.to_lowercase())
+    }
 }
 
 /// Waiters by topic.

@@ -3,6 +3,7 @@
 use crate::store::{Changed, Key, Record, StoreError, Table, Update};
 
 use super::Topic;
+use super::catalog::Catalog;
 use super::kv::KvTable;
 
 /// Everything that the control plane knows, as of one revision.
@@ -10,6 +11,7 @@ use super::kv::KvTable;
 pub struct View {
     revision: u64,
     kv: KvTable,
+    catalog: Catalog,
 }
 
 impl View {
@@ -19,6 +21,7 @@ impl View {
         for record in records {
             view.put(&record)?;
         }
+        view.catalog.settle(revision);
         Ok(view)
     }
 
@@ -32,6 +35,12 @@ impl View {
     #[must_use]
     pub const fn kv(&self) -> &KvTable {
         &self.kv
+    }
+
+    /// Nodes, services and checks.
+    #[must_use]
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     /// Takes an update in, and says which topics it touches. A record that cannot be read is told
@@ -54,6 +63,7 @@ impl View {
     fn put(&mut self, record: &Record) -> Result<Vec<Topic>, StoreError> {
         match record.key.table {
             Table::Kv => self.kv.put(record),
+            Table::Node | Table::Service | Table::Check => self.catalog.put(record),
             _ => Ok(Vec::new()),
         }
     }
@@ -61,6 +71,7 @@ impl View {
     fn delete(&mut self, key: &Key) -> Vec<Topic> {
         match key.table {
             Table::Kv => self.kv.delete(&key.name, self.revision),
+            Table::Node | Table::Service | Table::Check => self.catalog.delete(key, self.revision),
             _ => Vec::new(),
         }
     }

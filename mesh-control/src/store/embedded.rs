@@ -254,9 +254,34 @@ fn hold(
         let (key, wanted) = match guard {
             Guard::Absent(key) => (key, None),
             Guard::Unchanged { key, modify_index } => (key, Some(*modify_index)),
+            Guard::Settled { under, revision } => {
+                if !settled(records, under, *revision)? {
+                    return Ok(false);
+                }
+                continue;
+            }
         };
         let there = records.get(encode_key(key).as_slice())?;
         if there.and_then(|there| indexes(there.value())).map(|(_, modified)| modified) != wanted {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether nothing that begins like `under` is newer than `revision`.
+fn settled(
+    records: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    under: &Key,
+    revision: u64,
+) -> Result<bool, redb::Error> {
+    let prefix = encode_key(under);
+    for row in records.range(prefix.as_slice()..)? {
+        let (key, value) = row?;
+        if !key.value().starts_with(&prefix) {
+            break;
+        }
+        if indexes(value.value()).is_none_or(|(_, modified)| modified > revision) {
             return Ok(false);
         }
     }
@@ -359,6 +384,22 @@ mod tests {
             modify_index: 2,
         };
         assert_eq!(second.changes, [Changed::Put(again), Changed::Deleted(kv("b"))]);
+    }
+
+    #[tokio::test]
+    async fn what_is_newer_under_a_name_is_seen() {
+        let opened = Embedded::in_memory().expect("opens");
+        for name in ["a/1", "a/2", "b"] {
+            opened.store.commit(put(name, "1")).await.unwrap();
+        }
+        for (under, revision, held) in
+            [("a/", 2, true), ("a/", 1, false), ("c", 0, true), ("", 2, false), ("b", 2, false)]
+        {
+            let mut batch = Batch::default();
+            batch.expect_settled(kv(under), revision);
+            let commit = opened.store.commit(batch).await.unwrap();
+            assert_eq!(matches!(commit, Commit::Applied(_)), held, "{under} {revision}");
+        }
     }
 
     #[tokio::test]

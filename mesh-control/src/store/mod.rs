@@ -113,6 +113,14 @@ pub enum Guard {
         /// The revision that changed it last.
         modify_index: u64,
     },
+    /// No record whose name begins so was made or changed after this revision. It does not see
+    /// deletions.
+    Settled {
+        /// The table, and the beginning of the names.
+        under: Key,
+        /// The newest revision that is known.
+        revision: u64,
+    },
 }
 
 /// One change of one record.
@@ -128,6 +136,16 @@ pub enum Change {
     },
     /// Remove it; fine where there is none.
     Delete(Key),
+}
+
+impl Change {
+    /// The record that it changes.
+    #[must_use]
+    pub const fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
+        }
+    }
 }
 
 /// Changes that are applied together, or not at all.
@@ -153,6 +171,11 @@ impl Batch {
             Some(modify_index) => Guard::Unchanged { key, modify_index },
             None => Guard::Absent(key),
         });
+    }
+
+    /// Adds a guard: nothing that begins so was made or changed after `revision`.
+    pub fn expect_settled(&mut self, under: Key, revision: u64) {
+        self.guards.push(Guard::Settled { under, revision });
     }
 
     /// Adds a change: the record becomes this.

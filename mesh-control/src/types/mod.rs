@@ -8,6 +8,7 @@
 mod check;
 mod duration;
 mod node;
+mod null;
 mod service;
 
 pub use check::{CheckDefinition, CheckStatus, HealthCheck, HealthCheckDefinition};

@@ -20,8 +20,10 @@ pub struct Node {
     /// The datacenter that it belongs to.
     pub datacenter: String,
     /// Further addresses by name, such as `lan` and `wan`.
+    #[serde(with = "super::null")]
     pub tagged_addresses: BTreeMap<String, String>,
     /// Whatever its owner wants to say of it.
+    #[serde(with = "super::null")]
     pub meta: BTreeMap<String, String>,
     /// The revision that made it.
     pub create_index: u64,

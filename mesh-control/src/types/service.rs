@@ -111,7 +111,6 @@ pub struct Proxy {
 #[non_exhaustive]
 pub struct Upstream {
     /// `service` or `prepared_query`. `service`.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub destination_type: String,
     /// The service's or the query's name.
     pub destination_name: String,
@@ -119,7 +118,6 @@ pub struct Upstream {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub destination_namespace: String,
     /// Another datacenter than the service's own.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub datacenter: String,
     /// Where the sidecar listens for its service. 127.0.0.1.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -127,7 +125,7 @@ pub struct Upstream {
     /// And on which port.
     pub local_bind_port: u16,
     /// Settings of this upstream, kept as they are.
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(with = "super::null")]
     pub config: serde_json::Map<String, Value>,
     /// Kept as it is.
     pub mesh_gateway: serde_json::Map<String, Value>,
@@ -207,6 +205,7 @@ pub struct NodeService {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tagged_addresses: BTreeMap<String, ServiceAddress>,
     /// Whatever its owner wants to say of it.
+    #[serde(with = "super::null")]
     pub meta: BTreeMap<String, String>,
     /// The port that it serves on.
     pub port: u16,

@@ -1,0 +1,123 @@
+//! What the queries of the catalog and of health have in common: a name at the end of the path,
+//! what narrows the answer, and in which order it is.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use serde::Serialize;
+
+use super::{Api, ApiError, Parameters};
+use crate::registry::catalog::{Instance, Instances};
+use crate::registry::{Indexed, Topic, View};
+use crate::types::Node;
+
+/// The rest of the path, decoded: slashes belong to it, and it may be empty.
+#[derive(Debug)]
+pub(super) struct Name(String);
+
+impl Name {
+    /// The name, if there is one.
+    pub(super) fn or_missing(self, what: &str) -> Result<String, ApiError> {
+        if self.0.is_empty() {
+            return Err(ApiError::bad_request(format!("Missing {what}")));
+        }
+        Ok(self.0)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let name = axum::extract::Path::<String>::from_request_parts(parts, state).await;
+        // Without a parameter in the route, the path ends where the name would begin.
+        Ok(Self(name.map(|name| name.0).unwrap_or_default()))
+    }
+}
+
+/// What narrows a query's answer, and orders it.
+#[derive(Debug)]
+pub(super) struct Narrow<'a> {
+    tags: Vec<&'a str>,
+    node_meta: Vec<(&'a str, &'a str)>,
+    near: Option<&'a str>,
+}
+
+impl<'a> Narrow<'a> {
+    /// Reads it from the query.
+    pub(super) fn read(api: &'a Api, parameters: &'a Parameters) -> Result<Self, ApiError> {
+        if parameters.value("filter").is_some() {
+            return Err(ApiError::new(
+                http::StatusCode::NOT_IMPLEMENTED,
+                "filter expressions are not served yet",
+            ));
+        }
+        let pairs = parameters.values("node-meta");
+        Ok(Self {
+            tags: parameters.values("tag").filter(|tag| !tag.is_empty()).collect(),
+            node_meta: pairs.map(|pair| pair.split_once(':').unwrap_or((pair, ""))).collect(),
+            near: parameters.value("near").map(|near| match near {
+                "_agent" => api.node_name.as_str(),
+                near => near,
+            }),
+        })
+    }
+
+    /// Whether what is on this node is asked for.
+    pub(super) fn on(&self, node: &Node) -> bool {
+        self.node_meta
+            .iter()
+            .all(|(key, value)| node.meta.get(*key).is_some_and(|own| own == value))
+    }
+
+    /// Puts what is on the node of `near` first, and leaves the rest in its order: we have no
+    /// coordinates of nodes, but a node is nearest to itself.
+    pub(super) fn near_first<T>(&self, all: &mut [T], node: impl Fn(&T) -> &str) {
+        if let Some(near) = self.near {
+            all.sort_by_key(|one| !node(one).eq_ignore_ascii_case(near));
+        }
+    }
+
+    /// The instances of a service that are asked for, in order.
+    pub(super) async fn instances(
+        &self,
+        api: &Api,
+        parameters: &Parameters,
+        name: &str,
+        which: Instances,
+    ) -> Result<Indexed<Vec<Instance>>, ApiError> {
+        let topic = match which {
+            Instances::Named => Topic::service(name),
+            Instances::Connect => Topic::connect(name),
+        };
+        let read = |view: &View| view.catalog().instances(name, which);
+        let mut found = api.blocking(parameters, &[topic], read).await?;
+        found.value.retain(|instance| {
+            self.on(&instance.node) && self.tags.iter().all(|tag| instance.has_tag(tag))
+        });
+        self.near_first(&mut found.value, |instance| &instance.node.name);
+        Ok(found)
+    }
+
+    /// Keeps what the filter expression wants.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "see `read`")]
+    pub(super) fn filtered<T: Serialize>(&self, _all: &mut Vec<T>) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Api {
+    /// Reads from the view as the query's `dc`, `index`, `wait` and mode say.
+    pub(super) async fn blocking<T>(
+        &self,
+        parameters: &Parameters,
+        topics: &[Topic],
+        read: impl Fn(&View) -> Indexed<T>,
+    ) -> Result<Indexed<T>, ApiError> {
+        parameters.datacenter(self)?;
+        parameters.consistency()?;
+        let wait = parameters.wait()?;
+        Ok(self.registry.blocking(wait, topics, read).await)
+    }
+}

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::query::{Name, Narrow};
 use super::{Answer, Api, ApiError, GET, PUT, Parameters, Route};
 use crate::decode;
+use crate::filter::Shape;
 use crate::registry::catalog::{
     self, CatalogError, Deregistration, Instance, Instances, Registration,
 };
@@ -23,6 +24,8 @@ const LIST: &[&str] =
 /// And every query for instances of a service.
 const INSTANCES: &[&str] =
     &["dc", "filter", "near", "node-meta", "tag", "index", "wait", "stale", "consistent"];
+/// The query for names.
+const NAMES: &[&str] = &["dc", "node-meta", "index", "wait", "stale", "consistent"];
 /// A query for one thing.
 const ONE: &[&str] = &["dc", "filter", "index", "wait", "stale", "consistent"];
 
@@ -33,7 +36,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new(
             GET,
             "/v1/catalog/services",
-            LIST,
+            NAMES,
             "names the services and their tags",
             services,
         ),
@@ -156,17 +159,17 @@ async fn datacenters(State(api): State<Arc<Api>>, parameters: Parameters) -> Ans
 }
 
 async fn nodes(State(api): State<Arc<Api>>, parameters: Parameters) -> Result<Answer, ApiError> {
-    let narrow = Narrow::read(&api, &parameters)?;
+    let narrow = Narrow::read(&api, &parameters, &Shape::NODE)?;
     let read = |view: &View| view.catalog().nodes();
     let mut nodes = api.blocking(&parameters, &[Topic::Nodes], read).await?;
     nodes.value.retain(|node| narrow.on(node));
     narrow.near_first(&mut nodes.value, |node| &node.name);
-    narrow.filtered(&mut nodes.value)?;
+    narrow.filtered(&mut nodes.value);
     Ok(Answer::query(&api, &parameters, &nodes))
 }
 
 async fn services(State(api): State<Arc<Api>>, parameters: Parameters) -> Result<Answer, ApiError> {
-    let narrow = Narrow::read(&api, &parameters)?;
+    let narrow = Narrow::unfiltered(&api, &parameters);
     let read = |view: &View| view.catalog().services(|node| narrow.on(node));
     let services = api.blocking(&parameters, &[Topic::Services], read).await?;
     Ok(Answer::query(&api, &parameters, &services))
@@ -195,10 +198,10 @@ async fn instances(
     which: Instances,
 ) -> Result<Answer, ApiError> {
     let name = name.or_missing("service name")?;
-    let narrow = Narrow::read(api, parameters)?;
+    let narrow = Narrow::read(api, parameters, &Shape::CATALOG_SERVICE)?;
     let found = narrow.instances(api, parameters, &name, which).await?;
     let mut rows: Vec<_> = found.value.iter().map(ServiceNode::from).collect();
-    narrow.filtered(&mut rows)?;
+    narrow.filtered(&mut rows);
     Ok(Answer::query(api, parameters, &Indexed::new(found.index, rows)))
 }
 
@@ -233,12 +236,12 @@ async fn on_node(
     parameters: &Parameters,
 ) -> Result<(u64, Option<Arc<Node>>, Vec<Arc<NodeService>>), ApiError> {
     let name = name.or_missing("node name")?;
-    let narrow = Narrow::read(api, parameters)?;
+    let narrow = Narrow::read(api, parameters, &Shape::SERVICE)?;
     let read = |view: &View| view.catalog().node_services(&name);
     let found = api.blocking(parameters, &[Topic::node(&name)], read).await?;
     let Some(there) = found.value else { return Ok((found.index, None, Vec::new())) };
     let mut services = there.services;
-    narrow.filtered(&mut services)?;
+    narrow.filtered(&mut services);
     Ok((found.index, Some(there.node), services))
 }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod catalog;
+mod health;
 mod kv;
 mod parameters;
 mod query;
@@ -77,7 +78,7 @@ const PUT: (&str, MethodFilter) = ("PUT", MethodFilter::PUT);
 /// Every endpoint, family by family.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    [catalog::routes(), kv::routes()].into_iter().flatten().collect()
+    [catalog::routes(), health::routes(), kv::routes()].into_iter().flatten().collect()
 }
 
 /// The API as a service for `axum::serve`.

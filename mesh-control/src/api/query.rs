@@ -8,6 +8,7 @@ use http::request::Parts;
 use serde::Serialize;
 
 use super::{Api, ApiError, Parameters};
+use crate::filter::{Filter, FilterError, Shape};
 use crate::registry::catalog::{Instance, Instances};
 use crate::registry::{Indexed, Topic, View};
 use crate::types::Node;
@@ -42,26 +43,32 @@ pub(super) struct Narrow<'a> {
     tags: Vec<&'a str>,
     node_meta: Vec<(&'a str, &'a str)>,
     near: Option<&'a str>,
+    filter: Filter,
 }
 
 impl<'a> Narrow<'a> {
-    /// Reads it from the query.
-    pub(super) fn read(api: &'a Api, parameters: &'a Parameters) -> Result<Self, ApiError> {
-        if parameters.value("filter").is_some() {
-            return Err(ApiError::new(
-                http::StatusCode::NOT_IMPLEMENTED,
-                "filter expressions are not served yet",
-            ));
-        }
+    /// Reads it from the query; the filter, if the endpoint takes one, is over this shape.
+    pub(super) fn read(
+        api: &'a Api,
+        parameters: &'a Parameters,
+        shape: &'static Shape,
+    ) -> Result<Self, ApiError> {
+        let filter = parameters.value("filter").unwrap_or_default();
+        Ok(Self { filter: Filter::new(filter, shape)?, ..Self::unfiltered(api, parameters) })
+    }
+
+    /// Reads it from the query of an endpoint that takes no filter.
+    pub(super) fn unfiltered(api: &'a Api, parameters: &'a Parameters) -> Self {
         let pairs = parameters.values("node-meta");
-        Ok(Self {
+        Self {
             tags: parameters.values("tag").filter(|tag| !tag.is_empty()).collect(),
             node_meta: pairs.map(|pair| pair.split_once(':').unwrap_or((pair, ""))).collect(),
             near: parameters.value("near").map(|near| match near {
                 "_agent" => api.node_name.as_str(),
                 near => near,
             }),
-        })
+            filter: Filter::default(),
+        }
     }
 
     /// Whether what is on this node is asked for.
@@ -100,10 +107,15 @@ impl<'a> Narrow<'a> {
         Ok(found)
     }
 
-    /// Keeps what the filter expression wants.
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "see `read`")]
-    pub(super) fn filtered<T: Serialize>(&self, _all: &mut Vec<T>) -> Result<(), ApiError> {
-        Ok(())
+    /// Keeps what the filter expression lets pass.
+    pub(super) fn filtered<T: Serialize>(&self, all: &mut Vec<T>) {
+        self.filter.retain(all);
+    }
+}
+
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        Self::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 }
 

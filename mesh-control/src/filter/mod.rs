@@ -46,7 +46,7 @@ use compile::Expression;
 /// Most bytes of a filter. 8 KiB.
 pub const MAX_BYTES: usize = 8 << 10;
 
-/// An expression that fits the shape that it was made for.
+/// An expression that fits the shape that it was made for. Lets everything pass by default.
 ///
 /// ```
 /// use mesh_control::filter::{Filter, Shape};
@@ -63,7 +63,7 @@ pub const MAX_BYTES: usize = 8 << 10;
 ///      Invalid match operator \"Equal\" for selector \"Tags\""
 /// );
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Filter {
     root: Option<Expression>,
 }

@@ -3,7 +3,10 @@
 //! A request comes in at [`api`], reads the [`registry`]'s view of what the [`store`] holds, and
 //! changes it by a batch that the store applies whole or not at all.
 
+pub mod agent;
 pub mod api;
+pub mod check;
+mod clock;
 pub mod decode;
 pub mod definition;
 pub mod filter;

@@ -32,9 +32,12 @@ pub(crate) struct Args {
     /// Ask a running proxy, by the address of its admin pages, what it would do now; nothing is sent.
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     proxy: Option<SocketAddr>,
-    /// The proxy's listener that the request comes to; by default its host decides.
+    /// The proxy's listener that the request comes to; by default the one it has.
     #[arg(long, value_name = "NAME", requires = "proxy")]
     listener: Option<String>,
+    /// Tell the defaults of the policy too, not only what is written; JSON always has them.
+    #[arg(long)]
+    all: bool,
     /// How the result is printed.
     #[arg(short, long, default_value = "text")]
     output: Output,
@@ -76,6 +79,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Output::Json => {
             print_json(&told);
         }
+        Output::Text if args.all => print(&format!("{told:#}")),
         Output::Text => print(&told.to_string()),
     }
     if told.is_sent() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -105,6 +105,10 @@ fn explain_tells_route_destination_and_candidates() {
     for part in ["route        r/0 (-:", "destination  inventory (-:3)", "in   127.0.0.1:8080"] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
+    assert!(!text.contains("timeouts.connect "), "{text}");
+    let all = mesh(&["explain", "GET", "http://inventory/x", "--config", "-", "--all"], &config);
+    let all = String::from_utf8(all.stdout).expect("text");
+    assert!(all.contains("timeouts.connect "), "{all}");
     let told = mesh(&["explain", "GET", "http://other/", "--config", "-", "-o", "json"], &config);
     assert_eq!(told.status.code(), Some(0), "it is called by its DNS name");
     let json: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");

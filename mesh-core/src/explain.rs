@@ -27,6 +27,8 @@ use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Why a request goes where it goes.
+///
+/// Displays as text, which has those values of a policy that are written somewhere; with `{:#}` all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

@@ -86,7 +86,7 @@ async fn it_asks_as_a_listener_would_and_says_what_is_wrong_with_a_question() {
     let (_, text) = explain(&process, "url=http://elsewhere/&listener=main", "").await;
     assert!(text.contains("destination  app ("), "{text}");
     let (_, text) = explain(&process, "url=http://elsewhere/", "").await;
-    assert!(text.contains("dns://elsewhere:80"), "{text}");
+    assert!(text.contains("destination  app ("), "it is the only listener\n{text}");
     let (_, text) = explain(&process, "url=http://app/a%252fb", "").await;
     assert!(text.contains("refused      a proxy answers 400"), "{text}");
     let (status, text) = explain(&process, "url=http://app/&listener=side", "").await;
@@ -96,6 +96,29 @@ async fn it_asks_as_a_listener_would_and_says_what_is_wrong_with_a_question() {
     assert_eq!(explain(&process, "url=http://app/", "Origin: http://evil.test\r\n").await.0, 403);
     assert_eq!(process.admin("POST", "/explain?url=http://app/").await.0, 405);
     assert_eq!(endpoint.calls(), 0);
+}
+
+#[tokio::test]
+async fn of_several_listeners_one_is_named_unless_all_send_to_the_same_place() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let outbound = |name| listener(name, "http", "app").replace(", service: app", "");
+    let configs =
+        [listener("main", "http", "app") + &outbound("out"), outbound("out") + &outbound("also")];
+    let [mixed, alike] =
+        configs.map(|listeners| File::new(&(service("app", address, "") + &listeners)));
+
+    let process = Process::start(&["--config", mixed.path()]);
+    let (status, text) = explain(&process, "url=http://elsewhere/", "").await;
+    assert_eq!(status, 400);
+    assert!(text.contains("name the listener") && text.contains("there are: main, out"), "{text}");
+    let (_, text) = explain(&process, "url=http://elsewhere/&listener=main", "").await;
+    assert!(text.contains("destination  app ("), "{text}");
+    let (_, text) = explain(&process, "url=http://elsewhere/&listener=out", "").await;
+    assert!(text.contains("dns://elsewhere:80"), "{text}");
+
+    let process = Process::start(&["--config", alike.path()]);
+    let (_, text) = explain(&process, "url=http://elsewhere/", "").await;
+    assert!(text.contains("dns://elsewhere:80"), "{text}");
 }
 
 #[tokio::test]

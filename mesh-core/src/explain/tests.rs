@@ -71,6 +71,28 @@ fn tells_rule_destination_origins_and_candidates() {
 }
 
 #[test]
+fn the_text_has_what_is_written_and_its_long_form_the_defaults_too() {
+    let told = told("a:80", "/y/z");
+    let policy = &told.destinations[0].policy;
+    let lines = |text: &str| {
+        let values =
+            text.lines().filter(|line| policy.iter().any(|v| line.trim().starts_with(&v.path)));
+        values.count()
+    };
+    let written = policy.iter().filter(|value| value.origin.line().is_some()).count();
+    let short = told.to_string();
+    assert_eq!(lines(&short), written, "{short}");
+    let left = format!(
+        "  {} defaults, which `mesh explain --all` and JSON tell\n",
+        policy.len() - written
+    );
+    assert!(short.ends_with(&left), "{short}");
+    let long = format!("{told:#}");
+    assert_eq!(lines(&long), policy.len(), "{long}");
+    assert!(!long.contains("--all"), "{long}");
+}
+
+#[test]
 fn tells_filters_in_the_order_in_which_they_act() {
     let told = told("a", "/f");
     let lines = "filter       request headers: remove x-a\n\

@@ -1,4 +1,5 @@
-//! The text of an explanation, for a terminal.
+//! The text of an explanation, for a terminal. Of a policy it holds what is written somewhere, and in
+//! its alternate form (`{:#}`) the defaults too.
 
 use super::{
     AttemptExplained, Candidate, DestinationExplained, Explanation, LoadUnit, PolicyValue, SplitBy,
@@ -32,9 +33,10 @@ impl fmt::Display for Explanation {
         self.fmt_split(f)?;
         match &self.ended {
             Some(_) => self.fmt_call(f),
-            None => {
-                self.destinations.iter().try_for_each(|destination| write!(f, "\n{destination}"))
-            }
+            None => self.destinations.iter().try_for_each(|destination| {
+                writeln!(f)?;
+                fmt::Display::fmt(destination, f)
+            }),
         }
     }
 }
@@ -145,10 +147,18 @@ impl fmt::Display for DestinationExplained {
             writeln!(f, "  {word}  {candidate}")?;
         }
         writeln!(f, "policy")?;
-        for value in &self.policy {
+        let (written, defaults): (Vec<_>, Vec<_>) =
+            self.policy.iter().partition(|value| value.origin.line().is_some());
+        if f.alternate() {
+            return self.policy.iter().try_for_each(|value| writeln!(f, "  {value}"));
+        }
+        for value in written {
             writeln!(f, "  {value}")?;
         }
-        Ok(())
+        match defaults.len() {
+            0 => Ok(()),
+            left => writeln!(f, "  {left} defaults, which `mesh explain --all` and JSON tell"),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `url` | of the request, with a host |
 //! | `method` | `GET` unless it is told |
 //! | `header` | `name: value`; may be repeated |
-//! | `listener` | name of the listener that it comes to; by default, the host decides as on an outbound one |
+//! | `listener` | name of the listener that it comes to; needed where the proxy has several that send to different places |
 //! | `source` | IP address of the client, for policies that hash by that |
 //!
 //! The page tells facts of the configuration and of endpoints, as the others do, and changes
@@ -69,10 +69,7 @@ fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
 /// The page; an error says what is wrong with the question.
 pub(super) async fn page(proxy: &Proxy, query: &str) -> Result<Page, String> {
     let Question { method, url, headers, listener, source } = Question::read(query)?;
-    let to = match &listener {
-        None => None,
-        Some(name) => destination(proxy, name).await?,
-    };
+    let to = destination(proxy, listener.as_deref()).await?;
     let authority = url.authority().map_or("", |authority| authority.as_str());
     let https = url.scheme() == Some(&::http::uri::Scheme::HTTPS);
     let request = RouteRequest::new(authority, &method, url.path(), url.query(), &headers);
@@ -81,16 +78,38 @@ pub(super) async fn page(proxy: &Proxy, query: &str) -> Result<Page, String> {
     Ok(Page { text: told.to_string(), json })
 }
 
-/// Where a listener sends everything; none if the host of each request decides.
-async fn destination(proxy: &Proxy, name: &str) -> Result<Option<DestinationName>, String> {
+/// Where a listener sends everything, or all of them do if none is named; none if the host of each
+/// request decides.
+async fn destination(
+    proxy: &Proxy,
+    named: Option<&str>,
+) -> Result<Option<DestinationName>, String> {
     let listeners = proxy.listeners().await;
-    match listeners.iter().find(|(own, ..)| &**own == name) {
-        Some((.., to)) => Ok(to.as_deref().and_then(|to| to.parse().ok())),
+    let known = || listeners.iter().map(|(own, ..)| &**own).collect::<Vec<_>>().join(", ");
+    let to = match named {
+        Some(name) => match listeners.iter().find(|(own, ..)| &**own == name) {
+            Some((.., to)) => to.as_deref(),
+            None => {
+                return Err(format!(
+                    "no listener `{}`; there are: {}",
+                    name.escape_debug(),
+                    known()
+                ));
+            }
+        },
         None => {
-            let known: Vec<&str> = listeners.iter().map(|(own, ..)| &**own).collect();
-            Err(format!("no listener `{}`; there are: {}", name.escape_debug(), known.join(", ")))
+            let mut all = listeners.iter().map(|(.., to)| to.as_deref());
+            let first = all.next().flatten();
+            if all.any(|other| other != first) {
+                return Err(format!(
+                    "name the listener that the request comes to (`listener`); there are: {}",
+                    known()
+                ));
+            }
+            first
         }
-    }
+    };
+    Ok(to.and_then(|to| to.parse().ok()))
 }
 
 #[cfg(test)]

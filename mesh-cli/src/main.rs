@@ -1,4 +1,4 @@
-//! `mesh`: run the proxy, check configuration, explain a call.
+//! `mesh`: run the proxy and the control plane, check configuration, explain a call.
 //!
 //! Exit codes: 0 fine, 1 failed, 2 usage, 3 warnings with `--strict`.
 
@@ -6,6 +6,7 @@ mod ask;
 mod config;
 mod explain;
 mod load;
+mod server;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -27,10 +28,14 @@ enum Verb {
     /// Check, show and describe configuration.
     #[command(subcommand)]
     Config(config::Verb),
+    /// Run a server that forgets everything when it ends: the same as `server --dev`.
+    Dev(server::DevArgs),
     /// Tell why a request goes where it goes.
     Explain(explain::Args),
     /// Run the proxy beside a service, or in front of some.
     Proxy(Box<mesh_proxy::Args>),
+    /// Run the control plane: registry, health, KV and configuration behind Consul's HTTP API.
+    Server(server::Args),
 }
 
 /// How a result is printed.
@@ -46,8 +51,10 @@ enum Output {
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Config(verb) => config::run(verb),
+        Verb::Dev(args) => server::run(args.into()),
         Verb::Explain(args) => explain::run(&args),
         Verb::Proxy(args) => mesh_proxy::run(*args),
+        Verb::Server(args) => server::run(args),
     }
 }
 

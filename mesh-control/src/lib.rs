@@ -11,5 +11,6 @@ pub mod decode;
 pub mod definition;
 pub mod filter;
 pub mod registry;
+pub mod server;
 pub mod store;
 pub mod types;

@@ -4,7 +4,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `args`, `run` | the command line and the process |
+//! | `args`, `run`, `logs` | the command line and the process |
 //! | `config`, `proxy`, `reload` | what is in force, and how it changes |
 //! | `worker` | one thread with all its own |
 //! | `listener` | one accept loop per worker and address |
@@ -36,6 +36,7 @@ mod http;
 mod hygiene;
 mod inbound;
 mod listener;
+pub mod logs;
 mod proxy;
 mod reload;
 mod run;

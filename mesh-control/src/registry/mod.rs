@@ -143,10 +143,32 @@ impl Registry {
         let waiter = self.shared.topics.subscribe(topics);
         loop {
             let now = self.read(&read);
-            if now.index > wait.index || timeout_at(expiry, waiter.woken()).await.is_err() {
+            if now.index > wait.index
+                || waiter.is_over()
+                || timeout_at(expiry, waiter.woken()).await.is_err()
+            {
                 return now;
             }
         }
+    }
+
+    /// How many blocking queries wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.topics.waiting()
+    }
+
+    /// Ends all waiting: blocking queries answer with what there is, now and from now on.
+    pub fn drain(&self) {
+        self.shared.topics.end();
+    }
+
+    /// Ends the store, once what it was given is durable; no write is taken from then on.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.shared.store.close().await
     }
 
     /// Writes what `plan` makes of the view. `plan` runs again whenever a guard did not hold.

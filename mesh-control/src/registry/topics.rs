@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -57,12 +58,16 @@ impl Topic {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     waiting: Mutex<Waiting>,
+    /// Nobody is to wait any more.
+    over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     /// The next waiter's number.
     next: u64,
+    /// How many there are.
+    count: usize,
     topics: HashMap<Topic, HashMap<u64, Arc<Notify>>>,
     /// Waiters for keys, by prefix.
     prefixes: HashMap<String, HashMap<u64, Arc<Notify>>>,
@@ -75,6 +80,7 @@ impl Topics {
         let mut waiting = self.waiting.lock();
         let number = waiting.next;
         waiting.next += 1;
+        waiting.count += 1;
         for topic in topics {
             let waiters = match topic {
                 Topic::Kv(prefix) => waiting.prefixes.entry(prefix.clone()).or_default(),
@@ -83,6 +89,20 @@ impl Topics {
             waiters.insert(number, Arc::clone(&notify));
         }
         Waiter { all: self, number, topics: topics.to_vec(), notify }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.lock().count
+    }
+
+    /// Wakes everyone, now and whenever they ask again.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        // Whoever subscribes after this lock sees the flag; the others are in here.
+        let waiting = self.waiting.lock();
+        let all = waiting.topics.values().chain(waiting.prefixes.values());
+        all.flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
     }
 
     /// Wakes who waits for this: for a key, everyone who waits for a beginning of it.
@@ -116,11 +136,17 @@ impl Waiter<'_> {
     pub(super) async fn woken(&self) {
         self.notify.notified().await;
     }
+
+    /// Whether waiting is over for everyone.
+    pub(super) fn is_over(&self) -> bool {
+        self.all.over.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut waiting = self.all.waiting.lock();
+        waiting.count -= 1;
         for topic in &self.topics {
             match topic {
                 Topic::Kv(prefix) => leave(&mut waiting.prefixes, prefix, self.number),
@@ -160,6 +186,20 @@ mod tests {
             assert_eq!(waits.poll().is_ready(), woken, "{prefix:?}");
         }
         assert!(topics.waiting.lock().prefixes.is_empty(), "whoever is dropped is forgotten");
+    }
+
+    #[test]
+    fn at_the_end_everyone_is_woken_and_nobody_waits_again() {
+        let topics = Topics::default();
+        let (first, second) =
+            (topics.subscribe(&[Topic::Nodes]), topics.subscribe(&[Topic::Kv("a".to_owned())]));
+        let (mut one, mut two) = (task::spawn(first.woken()), task::spawn(second.woken()));
+        assert_pending!(one.poll());
+        assert_pending!(two.poll());
+        topics.end();
+        assert_ready!(one.poll());
+        assert_ready!(two.poll());
+        assert!(topics.subscribe(&[Topic::Checks]).is_over());
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //! A failed transaction (a full disk) fails the batches that were in it, and nothing else: the file
 //! is opened anew, and the next batch is tried as any other.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use bytes::Bytes;
-use redb::backends::InMemoryBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,7 +40,13 @@ pub struct Embedded {
 }
 
 #[derive(Debug)]
-struct Job {
+enum Job {
+    Commit(Committing),
+    Close(oneshot::Sender<()>),
+}
+
+#[derive(Debug)]
+struct Committing {
     batch: Batch,
     answer: oneshot::Sender<Result<Commit, StoreError>>,
 }
@@ -79,9 +87,20 @@ impl Store for Embedded {
     fn commit(&self, batch: Batch) -> StoreFuture<'_, Commit> {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            let sent = self.queue.send(Job { batch, answer }).await;
+            let sent = self.queue.send(Job::Commit(Committing { batch, answer })).await;
             sent.map_err(|_| StoreError::Closed)?;
             answered.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            if self.queue.send(Job::Close(answer)).await.is_ok() {
+                // Gone without an answer is closed, too.
+                let _ = answered.await;
+            }
+            Ok(())
         })
     }
 }
@@ -107,13 +126,19 @@ impl Place {
 }
 
 fn open_file(path: &Path) -> Result<Database, StoreError> {
-    Database::create(path).map_err(|error| {
+    let refused = |error: &dyn std::fmt::Display| {
         StoreError::Open(format!(
             "{}: {error}; if another server uses it, stop that one, and if it is damaged, put it \
              aside and restore a snapshot",
             path.display()
         ))
-    })
+    };
+    let mut options = OpenOptions::new();
+    // Values may be secrets: for our own user alone.
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(|error| refused(&error))?;
+    let backend = FileBackend::new(file).map_err(|error| refused(&error))?;
+    Database::builder().create_with_backend(backend).map_err(|error| refused(&error))
 }
 
 /// Makes the tables, so that reading never has to ask whether they are there.
@@ -171,33 +196,50 @@ struct Writer {
 impl Writer {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP);
-        while let Some(job) = jobs.blocking_recv() {
-            group.push(job);
-            while group.len() < GROUP
-                && let Ok(job) = jobs.try_recv()
-            {
-                group.push(job);
-            }
-            let written = self.write(&group);
-            if let Ok((_, updates)) = &written {
-                for update in updates {
-                    // Without a reader nobody is left to answer to.
-                    let _ = self.tell.blocking_send(update.clone());
+        let mut close = None;
+        while close.is_none()
+            && let Some(job) = jobs.blocking_recv()
+        {
+            let mut next = Some(job);
+            while let Some(job) = next {
+                match job {
+                    Job::Commit(committing) => group.push(committing),
+                    Job::Close(closed) => close = Some(closed),
                 }
+                let more = close.is_none() && group.len() < GROUP;
+                next = if more { jobs.try_recv().ok() } else { None };
             }
-            let mut commits = written.map(|(commits, _)| commits.into_iter());
-            for job in group.drain(..) {
-                let answer = match &mut commits {
-                    Ok(commits) => commits.next().ok_or(StoreError::Closed),
-                    Err(error) => Err(error.clone()),
-                };
-                let _ = job.answer.send(answer);
+            if !group.is_empty() {
+                self.commit(&mut group);
             }
+        }
+        // Before the answer, so that the file is free for the next one to open it.
+        drop(self);
+        if let Some(closed) = close {
+            let _ = closed.send(());
+        }
+    }
+
+    fn commit(&mut self, group: &mut Vec<Committing>) {
+        let written = self.write(group);
+        if let Ok((_, updates)) = &written {
+            for update in updates {
+                // Without a reader nobody is left to answer to.
+                let _ = self.tell.blocking_send(update.clone());
+            }
+        }
+        let mut commits = written.map(|(commits, _)| commits.into_iter());
+        for committing in group.drain(..) {
+            let answer = match &mut commits {
+                Ok(commits) => commits.next().ok_or(StoreError::Closed),
+                Err(error) => Err(error.clone()),
+            };
+            let _ = committing.answer.send(answer);
         }
     }
 
     /// Applies the batches in one transaction. After an error nothing of them is there.
-    fn write(&mut self, group: &[Job]) -> Result<(Vec<Commit>, Vec<Update>), StoreError> {
+    fn write(&mut self, group: &[Committing]) -> Result<(Vec<Commit>, Vec<Update>), StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
             None => self.place.open()?,
@@ -222,7 +264,7 @@ impl Writer {
 
 type Applied = (u64, Vec<Commit>, Vec<Update>);
 
-fn apply_all(database: &Database, from: u64, group: &[Job]) -> Result<Applied, redb::Error> {
+fn apply_all(database: &Database, from: u64, group: &[Committing]) -> Result<Applied, redb::Error> {
     let mut revision = from;
     let mut commits = Vec::with_capacity(group.len());
     let mut updates = Vec::with_capacity(group.len());

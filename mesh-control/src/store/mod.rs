@@ -248,6 +248,10 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 pub trait Store: Send + Sync + 'static {
     /// Applies a batch. When it says so, the batch is durable, and its [`Update`] was told.
     fn commit(&self, batch: Batch) -> StoreFuture<'_, Commit>;
+
+    /// Ends it: finishes what it was given, lets go of files and connections, and refuses whatever
+    /// comes later as [`StoreError::Closed`].
+    fn close(&self) -> StoreFuture<'_, ()>;
 }
 
 /// Why the store did not do what it was asked.

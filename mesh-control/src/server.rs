@@ -1,0 +1,305 @@
+//! The server: a store, the registry over it, and the API in front, as one thing to start and end.
+//!
+//! Draining lets blocked queries answer with what there is, finishes what runs, takes nothing new,
+//! and ends with the store closed. Every write that was acknowledged is durable before that.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::api::{self, Api};
+use crate::registry::Registry;
+use crate::store::{Embedded, Opened, StoreError};
+
+/// Connections served at once; more wait to be accepted. A blocked HTTP/1 query takes one.
+const CONNECTIONS: usize = 16_384;
+/// Streams of one HTTP/2 connection.
+const STREAMS: u32 = 1_024;
+/// Longest head of a request, and longest time for it.
+const HEAD: (usize, Duration) = (64 * 1024, Duration::from_secs(10));
+/// The store's file in the data directory.
+const STORE_FILE: &str = "store.redb";
+
+/// What a server is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where the API listens. 127.0.0.1:8500; port 0 takes one that is free.
+    pub http: SocketAddr,
+    /// Where the store is kept; `None` keeps it in memory, for development.
+    pub data_dir: Option<PathBuf>,
+    /// The datacenter that the server is of. `dc1`.
+    pub datacenter: String,
+    /// The name of its node. The machine's.
+    pub node_name: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)),
+            data_dir: None,
+            datacenter: "dc1".to_owned(),
+            node_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("the data directory {}: {error}", path.display())]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address cannot be listened on.
+    #[error(
+        "the API cannot listen on {address}: {error}; another server may be there: give another \
+         address, or port 0 for any that is free"
+    )]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    http: SocketAddr,
+    data: Option<PathBuf>,
+    registry: Registry,
+    drain: watch::Sender<bool>,
+    serves: JoinHandle<()>,
+}
+
+impl Server {
+    /// Opens the store, and serves. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        // Before the store: a second server on the same port must not wait for its file.
+        let listener = listen(settings.http).await?;
+        let (opened, data) = match &settings.data_dir {
+            Some(folder) => {
+                let path = prepare(folder)?.join(STORE_FILE);
+                (open(path.clone()).await?, Some(path))
+            }
+            None => (Embedded::in_memory()?, None),
+        };
+        let registry = Registry::start(opened)?;
+        let mut api = Api::new(registry.clone(), settings.datacenter);
+        api.node_name = settings.node_name;
+        api.pretty = data.is_none();
+        let (http, listener) = listener;
+        let (drain, drained) = watch::channel(false);
+        let serves = tokio::spawn(serve(listener, api::router(Arc::new(api)), drained));
+        Ok(Self { http, data, registry, drain, serves })
+    }
+
+    /// Where the API listens.
+    #[must_use]
+    pub const fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The store's file; `None` in memory.
+    #[must_use]
+    pub fn data(&self) -> Option<&Path> {
+        self.data.as_deref()
+    }
+
+    /// What the API serves from.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Drains, and closes the store; whether everything that ran was finished within `limit`.
+    pub async fn drain(self, limit: Duration) -> bool {
+        self.drain.send_replace(true);
+        self.registry.drain();
+        let serves = self.serves.abort_handle();
+        let ended = tokio::time::timeout(limit, self.serves).await.is_ok();
+        serves.abort();
+        if let Err(error) = self.registry.close().await {
+            tracing::warn!(%error, "the store does not close");
+        }
+        ended
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartError> {
+    let listen = async {
+        let listener = TcpListener::bind(address).await?;
+        Ok((listener.local_addr()?, listener))
+    };
+    listen.await.map_err(|error| StartError::Listen { address, error })
+}
+
+/// Makes the folder, for our own user alone.
+fn prepare(folder: &Path) -> Result<&Path, StartError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| StartError::DataDir { path: folder.to_owned(), error })?;
+    Ok(folder)
+}
+
+/// Opens the file, which reads all of it.
+async fn open(path: PathBuf) -> Result<Opened, StoreError> {
+    let opened = tokio::task::spawn_blocking(|| Embedded::open(path)).await;
+    opened.map_err(|error| StoreError::Open(error.to_string()))?
+}
+
+/// Accepts until draining begins, and returns when every connection has ended.
+async fn serve(listener: TcpListener, router: Router, mut drained: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = GracefulShutdown::new();
+    let drain = drained.wait_for(|drained| *drained);
+    tokio::pin!(drain);
+    loop {
+        tokio::select! {
+            _ = &mut drain => break,
+            (stream, place) = accept(&listener, &places) => {
+                spawn(stream, place, &router, &connections);
+            }
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                // Out of file descriptors, mostly: they come back as others end.
+                tracing::warn!(%error, "the API cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn spawn(
+    stream: TcpStream,
+    place: Option<OwnedSemaphorePermit>,
+    router: &Router,
+    connections: &GracefulShutdown,
+) {
+    // Answers are small and each is waited for.
+    let _ = stream.set_nodelay(true);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).max_buf_size(HEAD.0).header_read_timeout(HEAD.1);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()))
+        .into_owned();
+    let connection = connections.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection of the API ended early");
+        }
+        drop(place);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn settings(data_dir: Option<PathBuf>) -> Settings {
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Settings { http, data_dir, ..Settings::default() }
+    }
+
+    async fn ask(server: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(server).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    const PUT: &str = "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_written_is_there_after_a_restart_and_for_our_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("made").join("data");
+        let server = Server::start(settings(Some(data.clone()))).await.unwrap();
+        assert!(ask(server.http(), PUT).await.ends_with("true"));
+        assert!(server.drain(Duration::from_secs(10)).await);
+
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&data), mode(&data.join(STORE_FILE))), (0o700, 0o600));
+        let server = Server::start(settings(Some(data))).await.unwrap();
+        server.registry().read(|view| {
+            assert_eq!(view.kv().get("a").value.map(|entry| &entry.value[..]), Some(&b"x"[..]));
+        });
+        server.drain(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn draining_answers_blocked_queries() {
+        let server = Server::start(settings(None)).await.unwrap();
+        ask(server.http(), PUT).await;
+        let mut stream = TcpStream::connect(server.http()).await.unwrap();
+        let blocks = b"GET /v1/kv/a?index=1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        stream.write_all(blocks).await.unwrap();
+        // Blocked for sure once a task waits for the key.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while server.registry().waiting() == 0 {
+            assert!(tokio::time::Instant::now() < deadline, "it never blocked");
+            tokio::task::yield_now().await;
+        }
+        assert!(server.drain(Duration::from_secs(10)).await);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_servers_share_neither_port_nor_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Server::start(settings(Some(folder.path().to_owned()))).await.unwrap();
+        let second = Settings { http: first.http(), ..settings(None) };
+        let error = Server::start(second).await.unwrap_err().to_string();
+        assert!(error.contains("another server may be there"), "{error}");
+        let error = Server::start(settings(Some(folder.path().to_owned()))).await.unwrap_err();
+        assert!(error.to_string().contains("stop that one"), "{error}");
+        first.drain(Duration::from_secs(10)).await;
+    }
+}

@@ -31,6 +31,7 @@ pub(crate) mod pool;
 mod recent;
 pub mod report;
 mod reporter;
+mod tick;
 mod wait;
 
 pub(crate) use recent::{Recent, Seat};

@@ -20,6 +20,7 @@
 //! Prequal" (NSDI 2024), §4.
 
 use super::Seat;
+use super::tick::{TICKS, age, tick};
 use crate::Timestamp;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -134,7 +135,7 @@ impl Pool {
             let age = match key {
                 key if key >> 24 == seat.bits() => u64::MAX,
                 0 => TICKS + 1,
-                key => age_of(key, tick),
+                key => age(key, tick),
             };
             if age >= chosen.0 {
                 chosen = (age, index);
@@ -194,12 +195,11 @@ impl Pool {
         self.slots().filter_map(move |(index, slot)| {
             let key = slot.key.load(Relaxed);
             let seat = Seat::from_bits(key >> 24);
-            let age = age_of(key, now);
+            let age = age(key, now);
             if key == 0 || seat.group() != group {
                 return None;
             }
-            // Another thread may have read the clock later than this one.
-            if age > longest && age < TICKS / 2 {
+            if age > longest {
                 take(slot, key);
                 return None;
             }
@@ -221,7 +221,8 @@ impl Pool {
         if left <= 0.0 || (left < 1.0 && chance >= left) {
             take(slot, answer.key);
         } else {
-            slot.said.store(said.pack(), Relaxed);
+            // Another answer may stand there by now, whose numbers must not be overwritten.
+            let _ = slot.said.compare_exchange(answer.said.pack(), said.pack(), Relaxed, Relaxed);
         }
     }
 
@@ -253,17 +254,6 @@ impl Pool {
 fn take(slot: &Slot, key: u64) {
     // Whoever was first has done it.
     let _ = slot.key.compare_exchange(key, 0, Relaxed, Relaxed);
-}
-
-/// Ticks of about a millisecond, which come round after 4.9 hours.
-const TICKS: u64 = (1 << 24) - 1;
-
-const fn tick(now: Timestamp) -> u64 {
-    (now.as_nanos() >> 20) & TICKS
-}
-
-const fn age_of(key: u64, now: u64) -> u64 {
-    now.wrapping_sub(key) & TICKS
 }
 
 #[cfg(test)]
@@ -315,6 +305,37 @@ mod tests {
         assert_eq!(places(&pool, 1_200), [2]);
         assert_eq!(places(&pool, 2_000), [0; 0]);
         assert_eq!(pool.answers(2, at(500), SECOND).count(), 0, "of another group");
+    }
+
+    #[test]
+    fn an_answer_of_hours_ago_is_old() {
+        let pool = pool(16, 0.84);
+        hear(&pool, 1, 0, 0, MS);
+        assert_eq!(places(&pool, 3 * 3_600_000), [0; 0]);
+    }
+
+    #[test]
+    fn an_answer_of_a_thread_whose_clock_is_ahead_is_the_newest() {
+        let pool = pool(2, 0.84);
+        hear(&pool, 1, 90, 0, MS);
+        hear(&pool, 2, 101, 0, MS);
+        assert_eq!(places(&pool, 100), [1, 2]);
+        pool.remove_one(1, at(100), SECOND);
+        assert_eq!(places(&pool, 100), [2], "the oldest goes");
+        hear(&pool, 3, 95, 0, MS);
+        hear(&pool, 4, 100, 0, MS);
+        assert_eq!(places(&pool, 100), [2, 4], "3 was the oldest");
+    }
+
+    #[test]
+    fn a_use_does_not_touch_the_answer_that_has_taken_the_place() {
+        let pool = pool(1, 0.84);
+        hear(&pool, 1, 0, 3, MS);
+        let used = pool.answers(1, at(0), SECOND).next().expect("an answer");
+        hear(&pool, 2, 1, 50, 9 * MS);
+        pool.used(used, 10.0, 0.0);
+        let kept = pool.answers(1, at(1), SECOND).next().expect("an answer");
+        assert_eq!((kept.place, kept.said.in_flight, kept.said.uses), (2, 50, 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! one of two entries, or write one twice: no harm, since entries are only looked at.
 
 use super::pool::Pool;
+use super::tick::{age, tick};
 use crate::Timestamp;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -109,7 +110,7 @@ impl Recent {
                 }
                 return;
             }
-            let age = if word == 0 { u64::MAX } else { tick.wrapping_sub(word) & TICKS };
+            let age = if word == 0 { u64::MAX } else { age(word, tick) };
             if age >= oldest.0 {
                 oldest = (age, index);
             }
@@ -217,15 +218,9 @@ impl Recent {
     }
 }
 
-/// Ticks of about a millisecond, which come round after 4.9 hours.
-const TICKS: u64 = (1 << 24) - 1;
-
-const fn tick(now: Timestamp) -> u64 {
-    (now.as_nanos() >> 20) & TICKS
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tick::TICKS;
     use super::*;
 
     fn at(millis: u64) -> Timestamp {

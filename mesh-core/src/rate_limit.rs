@@ -491,8 +491,11 @@ impl Compiled {
                 let mut values = asked.headers.get_all(self.name.as_ref()?).iter();
                 let first = values.next()?;
                 self.one(first.as_bytes(), hash)?;
-                // What a caller repeats is one value more, not one that nobody looks at.
-                values.for_each(|more| more.as_bytes().hash(hash));
+                // What a caller repeats is one value more, not one that nobody looks at; and no
+                // bucket more where one value has one for all.
+                if !self.is_single() {
+                    values.for_each(|more| more.as_bytes().hash(hash));
+                }
             }
             By::Identity => self.one(asked.identity?.as_bytes(), hash)?,
             By::RemoteAddress => match &self.value {

@@ -119,6 +119,21 @@ fn each_value_has_a_bucket_and_a_call_without_the_field_none() {
 }
 
 #[test]
+fn a_value_has_one_bucket_however_often_a_caller_repeats_the_field() {
+    let mut config = Config::default();
+    let tier = entry(By::Header, Some("x-tier"), Some("free"));
+    config.descriptors = vec![descriptor(&[tier], bucket(2, 1, 1_000))];
+    let limit = RateLimit::new(&config);
+    let passed: usize = (0..10)
+        .map(|n| {
+            let call = request("/", &[("x-tier", "free"), ("x-tier", &n.to_string())]);
+            pass(&limit, &call, 1, at(0))
+        })
+        .sum();
+    assert_eq!(passed, 2);
+}
+
+#[test]
 fn a_call_over_one_limit_takes_nothing_from_the_others() {
     let by_path = descriptor(&[entry(By::Path, None, None)], bucket(2, 1, 1000));
     let by_method = descriptor(&[entry(By::Method, None, None)], bucket(5, 1, 1000));

@@ -333,6 +333,8 @@ struct Compiled {
     by: By,
     name: Option<HeaderName>,
     value: Option<String>,
+    /// The value, of an address.
+    address: Option<IpAddr>,
 }
 
 /// A rate, in nanoseconds.
@@ -476,7 +478,10 @@ impl Rule {
 impl Compiled {
     fn new(entry: &Entry) -> Self {
         let name = entry.name.as_ref().and_then(|name| name.parse().ok());
-        Self { by: entry.by, name, value: entry.value.clone() }
+        let value = entry.value.clone();
+        let address = value.as_ref().and_then(|value| value.parse::<IpAddr>().ok());
+        let address = address.map(|address| address.to_canonical());
+        Self { by: entry.by, name, value, address }
     }
 
     /// Whether there is one bucket for all calls that it applies to.
@@ -498,10 +503,14 @@ impl Compiled {
                 }
             }
             By::Identity => self.one(asked.identity?.as_bytes(), hash)?,
-            By::RemoteAddress => match &self.value {
-                Some(value) => (value.parse() == Ok(asked.address?)).then_some(())?,
-                None => asked.address?.hash(hash),
-            },
+            By::RemoteAddress => {
+                // A listener for both families tells of IPv4 as `::ffff:10.0.0.1`.
+                let found = asked.address?.to_canonical();
+                match &self.value {
+                    Some(_) => (self.address == Some(found)).then_some(())?,
+                    None => found.hash(hash),
+                }
+            }
             By::Path => self.one(asked.path.as_bytes(), hash)?,
             By::Method => self.one(asked.method.as_str().as_bytes(), hash)?,
         }

@@ -134,6 +134,25 @@ fn a_value_has_one_bucket_however_often_a_caller_repeats_the_field() {
 }
 
 #[test]
+fn an_address_is_the_same_on_a_listener_for_both_families() {
+    for value in [Some("10.0.0.1"), Some("::ffff:10.0.0.1"), None] {
+        let mut config = Config::default();
+        let by = entry(By::RemoteAddress, None, value);
+        config.descriptors = vec![descriptor(&[by], bucket(2, 1, 1_000))];
+        let limit = RateLimit::new(&config);
+        let request = Request::new(());
+        let mut check = |address: &str| {
+            let address = Some(address.parse().expect("an address"));
+            let asked = Asked::new(request.headers(), request.method(), "/").from(None, address);
+            limit.check(&asked, at(0), &mut || 0u64)
+        };
+        let verdicts = ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1"].map(&mut check);
+        assert_eq!(verdicts, [Verdict::Pass, Verdict::Pass, Verdict::Refuse], "{value:?}");
+        assert_eq!(check("10.0.0.2"), Verdict::Pass, "{value:?}");
+    }
+}
+
+#[test]
 fn a_call_over_one_limit_takes_nothing_from_the_others() {
     let by_path = descriptor(&[entry(By::Path, None, None)], bucket(2, 1, 1000));
     let by_method = descriptor(&[entry(By::Method, None, None)], bucket(5, 1, 1000));

@@ -15,6 +15,9 @@
 //! < M − w`; `o = p·M/2` spreads the rounds. So one of weight `w` is taken in `w` of `M` rounds, evenly,
 //! and nothing but the turn is written.
 //!
+//! *Slow start*: an endpoint that is new lets turns of its own pass, so that it is taken as often as one
+//! of weight `w · factor` would be, from the moment on at which it is new.
+//!
 //! Configured weights of endpoints have no effect while reports say more; round robin heeds them.
 //!
 //! Source: gRFC A58 (weights, blackout, expiration), A114 (utilization); gRPC's static stride
@@ -106,7 +109,9 @@ impl WeightedRoundRobin {
             return self.plain.pick(candidates, draw);
         }
         let places = self.weights.len();
-        let mut refused = 0;
+        // One that is in slow start and not to be taken this time.
+        let mut spare = None;
+        let mut passed = 0;
         // In any M rounds all places come up; with weights of at least a hundredth, in 101.
         for _ in 0..places.saturating_mul(101) {
             let turn = self.turn.fetch_add(1, Relaxed);
@@ -116,14 +121,17 @@ impl WeightedRoundRobin {
                 continue;
             }
             if let Some(found) = candidates.usable(place) {
-                return Some(found);
+                if candidates.is_warm(found.member, draw) {
+                    return Some(found);
+                }
+                spare = Some(found);
             }
-            refused += 1;
-            if refused > REDRAWS {
+            passed += 1;
+            if passed > REDRAWS {
                 break;
             }
         }
-        None
+        spare
     }
 
     /// Takes the weights anew if it is time.
@@ -269,6 +277,39 @@ mod tests {
             report(&picker, 2, at(second), 0.0, 0.5, 0.0);
         }
         close(&shares(&picker, at(12)), &[44.4, 22.2, 33.3]);
+    }
+
+    /// As in Envoy, where slow start scales the weights of the schedule.
+    #[test]
+    fn a_new_endpoint_counts_with_its_weight_times_its_factor() {
+        let spec = |n| EndpointSpec::new(SocketAddr::from(([10, 0, 0, 1], n)));
+        let first = EndpointSet::empty().update((1..=3).map(spec).collect(), |_| ()).0;
+        let set = first.update((1..=4).map(spec).collect(), |_| ()).0;
+        let config = super::super::Config {
+            policy: Policy::WeightedRoundRobin,
+            slow_start: Some(super::super::slow_start::Config::default()),
+            ..super::super::Config::default()
+        };
+        let picker = Picker::new(set, config);
+        // New from its first look on.
+        picker.pick(&PickArgs::new(at(1)), &mut || 0).expect("picked");
+        let joined = picker.set().members()[3].endpoint.health().new_since(at(1));
+        assert_eq!(joined, Some(at(1)));
+        for second in 1..=31 {
+            for (place, qps) in [200.0, 100.0, 100.0, 200.0].into_iter().enumerate() {
+                report(&picker, place, at(second), qps, 0.5, 0.0);
+            }
+        }
+        for (second, factor) in [(16, 0.5), (25, 0.8), (31, 1.0)] {
+            let total = 4.0 + 2.0 * factor;
+            let expected = [2.0, 1.0, 1.0, 2.0 * factor].map(|weight| 100.0 * weight / total);
+            close(&shares(&picker, at(second)), &expected);
+        }
+        // Back from an ejection, at once.
+        picker.set().members()[0].endpoint.health().set_unreachable(at(31), Timestamp::MAX);
+        picker.set().members()[0].endpoint.health().set_reachable(at(31));
+        let total = 4.2;
+        close(&shares(&picker, at(31)), &[0.2, 1.0, 1.0, 2.0].map(|weight| 100.0 * weight / total));
     }
 
     #[test]

@@ -460,8 +460,10 @@ fn a_resolver_is_a_policy_of_its_service() {
          - { Field: cookie, FieldValue: theirs }\n  - { Field: query_parameter, FieldValue: u }\n  \
          - { SourceIP: true }",
     );
-    let (small, large) =
-        (ring.pick.ring_hash.minimum_ring_size, ring.pick.ring_hash.maximum_ring_size);
+    let (small, large) = (
+        ring.pick.ring_hash.minimum_ring_size.unwrap_or_default(),
+        ring.pick.ring_hash.maximum_ring_size,
+    );
     assert_eq!((u64::from(small), u64::from(large)), (2048, 4096));
     assert_eq!(
         serde_json::to_value(&ring.hash).expect("a list"),

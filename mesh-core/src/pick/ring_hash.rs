@@ -1,21 +1,33 @@
 //! Ring hash: a call goes to the endpoint that follows its hash on a ring of hashes (ketama).
 //!
 //! ```text
-//! scale = min(⌈w_min · minimumRingSize⌉ / w_min, maximumRingSize)     w: weights that sum to 1
-//! entries of endpoint i = scale · w_i, fractions carried on to the next
+//! with a minimumRingSize (Envoy):                                 w: weights that sum to 1
+//!     scale = min(⌈w_min · minimumRingSize⌉ / w_min, maximumRingSize)
+//!     entries of endpoint i = scale · w_i, fractions carried on to the next
+//! without:
+//!     scale = min(256 / w_min, 16,384)
+//!     entries of endpoint i = max(1, ⌊scale · w_i + f_i⌋),        f_i = XXH64(key) / 2^64
 //! entry k of an endpoint stands at XXH64(key + "_" + k, seed 0)
 //! ```
 //!
 //! The endpoint of the first entry at or after the call's hash is picked, past the end the first
 //! one. Where that is out, the next that is not: an endpoint that goes takes its own calls with
 //! it, spread over the others, and moves no other call. After 64 entries the endpoints are searched
-//! from a place that the hash gives. When the set changes, `scale` does, so that the others have a few
-//! entries more or fewer, as in Envoy: about as many calls move again as must; Maglev moves fewer. Keys: `pick/keys.rs`; bounded load: `pick/bounded.rs`.
+//! from a place that the hash gives. Keys: `pick/keys.rs`; bounded load: `pick/bounded.rs`.
+//!
+//! *When the set changes* from `n` endpoints of equal weight, `1/n` of the calls have to move, and no
+//! others do while each endpoint keeps the number of its entries: up to 64 of them without a
+//! `minimumRingSize`. Beyond that the ring keeps its size, and what the new one gets it takes from
+//! the others: another `1/n`, which is less than 1/64. The latter holds for a ring of Envoy's size
+//! whatever `n` is, and where `w_min · minimumRingSize` is rounded to another number, all others have an
+//! entry less at once: half of the calls move where that is 1 instead of 2. Unequal weights move
+//! more where the least of them changes.
 //!
 //! Cost: an index by the upper bits of the hash leads to the entry, so a pick does not grow with
 //! the ring. An entry takes 24 bytes at most; 200 MB for the largest ring. Building sorts the ring.
 //!
-//! Source: Envoy "Ring hash", gRFC A42.
+//! Source: Envoy "Ring hash", gRFC A42. Ours: the ring without a `minimumRingSize`; that of
+//! Envoy is 1,024.
 
 use super::bounded::{self, Bounded};
 use super::group::{Candidates, Found};
@@ -24,7 +36,6 @@ use super::members::Members;
 use crate::Draw;
 use crate::hash::xxh64;
 use schemars::JsonSchema;
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt::Write;
 
@@ -34,16 +45,22 @@ pub const MAX_SIZE: u32 = 8_388_608;
 /// Entries that are looked at from where the hash points, before the endpoints are searched.
 const WALK: usize = 64;
 
+/// Entries of a ring whose size nobody has written, while it has no more endpoints than that.
+const STABLE_SIZE: u64 = 1 << 14;
+/// Up to how many endpoints of equal weight each keeps its number of entries.
+const STABLE_ENDPOINTS: u128 = 1 << 6;
+
 /// Settings of the ring.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Config {
-    /// Entries that the ring has at least, 1 to 8,388,608: more of them share calls more evenly.
-    /// 1,024.
-    #[serde(deserialize_with = "ring_size")]
+    /// Entries that the ring has at least, 1 to 8,388,608: more of them share calls more evenly. Envoy
+    /// has 1,024; none: 256 per endpoint of equal weight, up to 16,384 and at least one for each, so
+    /// that few calls move when an endpoint comes or goes.
+    #[serde(deserialize_with = "optional_size")]
     #[schemars(range(min = 1, max = 8_388_608))]
-    pub minimum_ring_size: u32,
+    pub minimum_ring_size: Option<u32>,
     /// Entries that the ring has at most, 1 to 8,388,608, not below the minimum. With fewer entries
     /// than endpoints some get no calls. 8,388,608.
     #[serde(deserialize_with = "ring_size")]
@@ -62,7 +79,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            minimum_ring_size: 1024,
+            minimum_ring_size: None,
             maximum_ring_size: MAX_SIZE,
             use_hostname: false,
             hash_balance_factor: None,
@@ -71,11 +88,18 @@ impl Default for Config {
 }
 
 fn ring_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let number = u64::deserialize(deserializer)?;
+    checked(u64::deserialize(deserializer)?)
+}
+
+fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Option::<u64>::deserialize(deserializer)?.map(checked).transpose()
+}
+
+fn checked<E: serde::de::Error>(number: u64) -> Result<u32, E> {
     u32::try_from(number)
         .ok()
         .filter(|size| (1..=MAX_SIZE).contains(size))
-        .ok_or_else(|| D::Error::custom(format!("{number} is not a size from 1 to {MAX_SIZE}")))
+        .ok_or_else(|| E::custom(format!("{number} is not a size from 1 to {MAX_SIZE}")))
 }
 
 /// See the [module docs](self).
@@ -176,7 +200,17 @@ impl Ring {
 /// How many entries each endpoint gets.
 fn counts(keyed: &[Keyed<'_>], config: &Config) -> Vec<u32> {
     let most = config.maximum_ring_size.clamp(1, MAX_SIZE);
-    let fewest = config.minimum_ring_size.clamp(1, most);
+    match config.minimum_ring_size {
+        Some(fewest) => sized(keyed, fewest, most),
+        // Rounding adds one for each at most, and each has one at least.
+        None if STABLE_SIZE + 2 * keyed.len() as u64 <= u64::from(most) => stable(keyed),
+        None => sized(keyed, STABLE_SIZE as u32, most),
+    }
+}
+
+/// As Envoy: so many that the lightest has a whole number of them.
+fn sized(keyed: &[Keyed<'_>], fewest: u32, most: u32) -> Vec<u32> {
+    let fewest = fewest.clamp(1, most);
     let weights = keyed.iter().map(|one| u128::from(one.weight));
     let total: u128 = weights.clone().sum();
     let Some(least) = weights.clone().min() else { return Vec::new() };
@@ -196,6 +230,26 @@ fn counts(keyed: &[Keyed<'_>], config: &Config) -> Vec<u32> {
         given = up_to_here;
         // At most the size of the ring.
         u32::try_from(count).unwrap_or(MAX_SIZE)
+    });
+    counts.collect()
+}
+
+/// So many that those of one depend little on the others.
+fn stable(keyed: &[Keyed<'_>]) -> Vec<u32> {
+    let weights = keyed.iter().map(|one| u128::from(one.weight.max(1)));
+    let total: u128 = weights.clone().sum();
+    let least = weights.clone().min().unwrap_or(1);
+    let size = u128::from(STABLE_SIZE);
+    let (times, over) = if least * STABLE_ENDPOINTS >= total {
+        (size / STABLE_ENDPOINTS, least)
+    } else {
+        (size, total)
+    };
+    let counts = weights.zip(keyed).map(|(weight, one)| {
+        // In parts of 2^64, which leave room: 2^14 · 2^32 · 2^64. Each is rounded by a fraction of its
+        // own, so that a smaller ring takes an entry from a few of them, not from all at once.
+        let count = ((times * weight) << 64) / over + u128::from(xxh64(one.key.as_bytes()));
+        u32::try_from(count >> 64).unwrap_or(MAX_SIZE).max(1)
     });
     counts.collect()
 }

@@ -11,7 +11,7 @@ fn keyed_of(weights: &[(&str, u32)]) -> Vec<Keyed<'static>> {
 }
 
 fn config(minimum: u32, maximum: u32) -> Config {
-    Config { minimum_ring_size: minimum, maximum_ring_size: maximum, ..Config::default() }
+    Config { minimum_ring_size: Some(minimum), maximum_ring_size: maximum, ..Config::default() }
 }
 
 /// The rings that Envoy's own tests expect (`ring_hash_lb_test.cc`: Basic, BasicWithHostname,
@@ -108,6 +108,31 @@ fn sizes_follow_weights_within_their_bounds() {
         let counts = counts(&keyed_of(&weights), &config(minimum, maximum));
         assert_eq!(counts, expected, "{weights:?} {minimum} {maximum}");
     }
+}
+
+/// Where no size is written, an endpoint keeps its entries whoever comes or goes.
+#[test]
+fn entries_of_an_endpoint_do_not_depend_on_the_others() {
+    for (endpoints, each) in [
+        (1, 256..=256),
+        (2, 256..=256),
+        (64, 256..=256),
+        (65, 252..=253),
+        (1_000, 16..=17),
+        (20_000, 1..=1),
+    ] {
+        let names: Vec<String> = (0..endpoints).map(|n: u32| n.to_string()).collect();
+        let weights: Vec<(&str, u32)> = names.iter().map(|name| (&**name, 7)).collect();
+        let counts = counts(&keyed_of(&weights), &Config::default());
+        assert!(counts.iter().all(|count| each.contains(count)), "{endpoints}: {counts:?}");
+    }
+    let of = |weights: &[(&str, u32)]| counts(&keyed_of(weights), &Config::default());
+    assert_eq!(of(&[("a", 1), ("b", 2), ("c", 5)]), [256, 512, 1280]);
+    let [light, heavy] = of(&[("a", 1), ("b", u32::MAX)])[..] else { panic!("two") };
+    assert!((1..=2).contains(&light) && (16_383..=16_384).contains(&heavy), "{light} {heavy}");
+    assert!(of(&[]).is_empty());
+    let small = Config { maximum_ring_size: 100, ..Config::default() };
+    assert_eq!(counts(&keyed_of(&[("a", 1), ("b", 1)]), &small), [50, 50]);
 }
 
 #[test]

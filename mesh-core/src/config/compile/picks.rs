@@ -55,12 +55,12 @@ impl Compiler<'_> {
             subsets(config, list, at(&["subsets"]), &mut problems);
         }
         let ring = &config.ring_hash;
-        if ring.minimum_ring_size > ring.maximum_ring_size {
+        if let Some(fewest) = ring.minimum_ring_size.filter(|size| *size > ring.maximum_ring_size) {
             let size = |key| under(&["ringHash", key]).map(|node| node.at);
             let (smallest, largest) = (size("minimumRingSize"), size("maximumRingSize"));
             let problem = Problem::error(format!(
-                "`minimumRingSize` {} exceeds `maximumRingSize` {}",
-                ring.minimum_ring_size, ring.maximum_ring_size
+                "`minimumRingSize` {fewest} exceeds `maximumRingSize` {}",
+                ring.maximum_ring_size
             ));
             let problem = problem.at(largest.or(smallest).unwrap_or(written.at));
             problems.push(match smallest.filter(|_| largest.is_some()) {

@@ -8,6 +8,7 @@
 pub mod affinity;
 pub mod concurrency;
 pub mod config;
+mod cookie;
 pub mod criticality;
 pub mod deadline;
 mod draw;

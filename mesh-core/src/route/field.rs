@@ -2,10 +2,10 @@
 //!
 //! Of a header that comes several times each value counts, and all of them joined by commas (RFC 9110
 //! §5.3); of a query parameter or cookie that comes several times the first counts, the former
-//! percent-decoded. So no second value takes a request out of a condition that it meets without.
+//! percent-decoded, the latter read as in `cookie.rs`. So no second value takes a request out of a condition that it meets without.
 
 use super::value::ValueMatch;
-use http::header::COOKIE;
+use crate::cookie;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What a header must be.
@@ -133,7 +133,7 @@ fn hex(digit: u8) -> Option<u8> {
 pub struct CookieMatch {
     /// Its name, case-sensitive.
     pub name: Box<str>,
-    /// The value of its first occurrence, as it stands there.
+    /// The value of its first occurrence, without quotes around it.
     pub value: ValueMatch,
 }
 
@@ -144,15 +144,7 @@ impl CookieMatch {
         Self { name: name.into(), value }
     }
 
-    pub(super) fn is_match(&self, headers: &HeaderMap) -> bool {
-        let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-        let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
-        let found = pairs.find_map(|pair| {
-            let pair = pair.trim_ascii();
-            let equals = pair.iter().position(|byte| *byte == b'=')?;
-            let (name, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
-            (name == self.name.as_bytes()).then_some(value)
-        });
-        found.is_some_and(|value| self.value.is_match_value(value))
+    pub(crate) fn is_match(&self, headers: &HeaderMap) -> bool {
+        cookie::value(headers, &self.name).is_some_and(|value| self.value.is_match_value(value))
     }
 }

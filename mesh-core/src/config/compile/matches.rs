@@ -4,6 +4,7 @@ use super::super::de::Located;
 use super::super::kinds::{GrpcMatch, HttpMatch, MatchType, NamedMatch, PathMatchType};
 use super::super::source::Location;
 use super::{Compiler, Problem};
+use crate::cookie::is_name;
 use crate::route::{CookieMatch, HeaderMatch, Match, PathMatch, Pattern, QueryMatch, ValueMatch};
 use http::{HeaderName, Method};
 
@@ -50,7 +51,7 @@ impl Compiler<'_> {
         }
         let mut cookies: Vec<CookieMatch> = Vec::new();
         for cookie in &written.cookies {
-            if cookie.name.is_empty() || !cookie.name.bytes().all(is_cookie_name) {
+            if !is_name(&cookie.name) {
                 let what = format!("`{}` is no name of a cookie", cookie.name.escape_debug());
                 self.problems.push(Problem::error(what).at(cookie.name.at));
             } else if cookies.iter().any(|known| *known.name == **cookie.name) {
@@ -169,12 +170,6 @@ impl Compiler<'_> {
             }
         }
     }
-}
-
-/// A token (RFC 6265 section 4.1.1).
-const fn is_cookie_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// Whether a path can be what a request carries after it is normalized.

@@ -60,7 +60,7 @@ pub(crate) struct EndpointRow {
     pub(crate) state: String,
     pub(crate) kind: String,
     pub(crate) reason: String,
-    pub(crate) load_ms: f64,
+    pub(crate) load_ms: Option<f64>,
     pub(crate) attempts: u64,
 }
 
@@ -130,7 +130,7 @@ impl From<mesh_tower::DestinationState> for DestinationRow {
                     state: endpoint.state.to_string(),
                     kind: endpoint.state.kind.to_string(),
                     reason: endpoint.state.reason.into_owned(),
-                    load_ms: endpoint.load * 1000.0,
+                    load_ms: endpoint.load.map(|load| load * 1000.0),
                     attempts: endpoint.attempts,
                 })
                 .collect(),

@@ -114,7 +114,7 @@ fn endpoint_rows(moment: &Moment<'_>, area: Rect) -> Rows<'static> {
                 Cell::from(name),
                 Cell::from(what),
                 Cell::from(format!("{:>6.0}", moment.recent.attempts_per_second(&row.address))),
-                Cell::from(format!("{:>7.1}", row.load_ms)),
+                Cell::from(row.load_ms.map_or_else(String::new, |load| format!("{load:>7.1}"))),
                 Cell::from(Span::styled(cut(&row.state, state.into()), Style::new().fg(colour))),
             ])
         })

@@ -112,7 +112,7 @@ impl<C> Picker<C> {
                 let active = least_request::load(member, self.config.active_request_bias);
                 (Some(active), LoadUnit::InFlight)
             }
-            _ => (Some(self.config.load(load, args.now)), LoadUnit::Seconds),
+            _ => (self.config.load(load, args.now), LoadUnit::Seconds),
         };
         known
     }

@@ -230,32 +230,39 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Enters a success into the load that the policy compares.
+    /// Enters a success into the load that the policy compares; costs nothing where it compares none.
     pub fn succeeded(&self, load: &Load, now: Timestamp, latency: Duration) {
         match self.policy {
             Policy::PeakEwma => load.observe(now, latency, &self.ewma),
-            _ => load.succeeded(now, latency),
+            _ if self.expects_waits() => load.succeeded(now, latency),
+            _ => {}
         }
     }
 
-    /// Enters a failure into the load that the policy compares. `delay` is for how long the server
+    /// As [`Config::succeeded`], for a failure. `delay` is for how long the server
     /// asks to be left alone, if it does.
     pub fn failed(&self, load: &Load, now: Timestamp, delay: Option<Duration>) {
         match self.policy {
             Policy::PeakEwma => {
                 load.penalize(now, delay.unwrap_or(self.ewma.failure_penalty), &self.ewma);
             }
-            _ => load.failed(now, delay),
+            _ if self.expects_waits() => load.failed(now, delay),
+            _ => {}
         }
     }
 
-    /// The load that the policy compares, or the expected wait if it compares none; in seconds.
+    /// The load that the policy keeps of an endpoint, in seconds; none if it does not go by latency.
     #[must_use]
-    pub fn load(&self, load: &Load, now: Timestamp) -> f64 {
+    pub fn load(&self, load: &Load, now: Timestamp) -> Option<f64> {
         match self.policy {
-            Policy::PeakEwma => load.peak_ewma(now, &self.ewma),
-            _ => load.expected_wait(now),
+            Policy::PeakEwma => Some(load.peak_ewma(now, &self.ewma)),
+            _ => self.expects_waits().then(|| load.expected_wait(now)),
         }
+    }
+
+    /// Whether the policy goes by what waits were, or by their average over the set.
+    const fn expects_waits(&self) -> bool {
+        matches!(self.policy, Policy::ExpectedWait | Policy::Prequal)
     }
 
     /// Whether the policy compares endpoints by what they report of themselves.

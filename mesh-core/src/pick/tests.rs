@@ -204,6 +204,32 @@ fn endpoints_that_are_all_new_are_picked_all_the_same() {
     }
 }
 
+/// Records of latency are for those that go by it: for the others a response writes nothing.
+#[test]
+fn only_policies_that_go_by_latency_keep_it() {
+    for (policy, keeps) in [
+        (Policy::ExpectedWait, true),
+        (Policy::Prequal, true),
+        (Policy::PeakEwma, true),
+        (Policy::LeastRequest, false),
+        (Policy::RoundRobin, false),
+        (Policy::WeightedRoundRobin, false),
+        (Policy::Random, false),
+        (Policy::PickFirst, false),
+        (Policy::RingHash, false),
+        (Policy::Maglev, false),
+    ] {
+        let picker = picker(&[1; 2], policy);
+        let load = picker.set().members()[0].endpoint.load();
+        let untouched = format!("{load:?}");
+        let config = picker.config();
+        config.succeeded(load, NOW, Duration::from_millis(20));
+        config.failed(load, NOW, Some(Duration::from_secs(1)));
+        assert_eq!(format!("{load:?}") != untouched, keeps, "{policy:?}");
+        assert_eq!(config.load(load, NOW).is_some(), keeps, "{policy:?}");
+    }
+}
+
 #[test]
 fn pick_first_stays_with_one_until_it_is_out() {
     let picker = picker(&[1; 3], Policy::PickFirst);

@@ -76,16 +76,17 @@ pub(super) fn endpoints(proxy: &Proxy) -> Page {
         );
         let mut endpoints = Vec::new();
         for endpoint in &destination.endpoints {
+            let load = endpoint.load.map(|load| format!("load {:.3} ms, ", load * 1e3));
             let _ = writeln!(
                 text,
-                "  {:<24} {}, since {} s ago ({} in flight, {} connections, {} attempts, load {:.3} ms, weight {})",
+                "  {:<24} {}, since {} s ago ({} in flight, {} connections, {} attempts, {}weight {})",
                 endpoint.id.as_str(),
                 endpoint.state,
                 endpoint.lasted.as_secs(),
                 endpoint.in_flight,
                 endpoint.connections,
                 endpoint.attempts,
-                endpoint.load * 1e3,
+                load.unwrap_or_default(),
                 endpoint.weight,
             );
             endpoints.push(json!({

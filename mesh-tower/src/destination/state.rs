@@ -37,8 +37,8 @@ pub struct EndpointView {
     pub attempts: u64,
     /// Attempts in flight.
     pub in_flight: u32,
-    /// What the picker compares, in seconds.
-    pub load: f64,
+    /// What the picker compares, in seconds; none if it does not go by latency.
+    pub load: Option<f64>,
     /// Its configured share.
     pub weight: u32,
     /// Open connections.

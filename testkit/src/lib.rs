@@ -1,5 +1,6 @@
 //! What the mesh's own tests share.
 //!
+//! - [`consul`]: a real Consul agent, where one is installed.
 //! - [`contract`]: the one test that every layer passes.
 //! - [`endpoint`]: scripted endpoints on real loopback sockets.
 //! - [`figure()`]: what a test measured, shown at the end of all tests.
@@ -11,6 +12,7 @@
 //!
 //! A development dependency only: nothing here is meant for production.
 
+pub mod consul;
 pub mod contract;
 pub mod endpoint;
 mod figure;

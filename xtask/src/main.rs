@@ -5,6 +5,7 @@
 //! - `cargo xtask gen`: writes the generated files; `--check` only says whether they differ.
 //! - `cargo xtask fuzz`: runs each fuzz target for some seconds.
 
+mod consul;
 mod fuzz;
 mod generate;
 mod needs;

@@ -1,4 +1,4 @@
-//! What the tests need beyond a Rust toolchain: programs, a Python with gRPC, cargo's tools.
+//! What the tests need beyond a Rust toolchain: programs, Consul, a Python with gRPC, cargo's tools.
 //!
 //! As root on Debian the programs are installed; otherwise the missing ones are named with the
 //! command that installs them, and the tests that want them skip.
@@ -33,6 +33,7 @@ pub(crate) fn install() -> Verdict {
             println!("as root: apt-get install --no-install-recommends {}", packages.join(" "));
         }
     }
+    crate::consul::unpack();
     python();
     Verdict::Passed
 }
@@ -101,7 +102,7 @@ pub(crate) fn cargo_tool(install: bool, name: &str, version: &str) -> Option<Pat
     found()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain([Path::new("/usr/sbin").into(), Path::new("/sbin").into()])

@@ -3,6 +3,10 @@
 //! What is compiled here is never looked up by text again: a route holds indices of destinations
 //! and merged policies.
 
+mod consul;
+
+pub use consul::ConsulService;
+
 use crate::config::{
     AppProtocol, Diagnostic, Direction, ListenerProtocol, Origin, Origins, ServerPolicy,
 };
@@ -329,6 +333,16 @@ impl DestinationConfig {
         Some(config)
     }
 
+    /// The same where Consul knows names: a name without a port that
+    /// [`ConsulService::of_host`] takes is a service in its catalog, in place of a DNS name.
+    #[must_use]
+    pub fn found_by_consul(mut self, authority: &str) -> Self {
+        if let Some(service) = ConsulService::of_host(authority) {
+            self.endpoints = EndpointSource::Consul(service);
+        }
+        self
+    }
+
     /// What a host without configuration gets: its DNS name and a port.
     ///
     /// A host whose first labels make no destination name is called `plain`.
@@ -373,6 +387,8 @@ pub enum EndpointSource {
     },
     /// A file that lists them; it is watched.
     File(PathBuf),
+    /// A service in Consul's catalog.
+    Consul(ConsulService),
 }
 
 impl fmt::Display for EndpointSource {
@@ -382,6 +398,7 @@ impl fmt::Display for EndpointSource {
             Self::Dns { host, port: Some(port) } => write!(f, "dns://{host}:{port}"),
             Self::Dns { host, port: None } => write!(f, "dns+srv://{host}"),
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Consul(service) => service.fmt(f),
         }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) use self::route::{
     NamedMatch, ParentRef, PathMatchType, TcpRouteSpec, TcpRule, TlsRouteSpec,
 };
 pub use self::service::AppProtocol;
-pub(crate) use self::service::{EndpointBody, EndpointEntry, ServiceSpec, Tls};
+pub(crate) use self::service::{ConsulEndpoints, EndpointBody, EndpointEntry, ServiceSpec, Tls};
 pub(crate) use self::target::{TargetKind, TargetRef};
 use super::de::Located;
 use schemars::JsonSchema;

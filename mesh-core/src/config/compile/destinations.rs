@@ -1,7 +1,9 @@
 //! Destinations: services with their endpoints, hosts, TLS and merged policy.
 
 use super::super::de::Located;
-use super::super::kinds::{AppProtocol, EndpointBody, EndpointEntry, Kind, ServiceSpec};
+use super::super::kinds::{
+    AppProtocol, ConsulEndpoints, EndpointBody, EndpointEntry, Kind, ServiceSpec,
+};
 use super::super::parse::Spec;
 use super::super::source::{Location, Origin};
 use super::tls::name_problem;
@@ -9,10 +11,13 @@ use super::{Compiler, Problem};
 use crate::endpoint::{EndpointSpec, Locality};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::policy::Protocol;
-use crate::snapshot::{DestinationConfig, EndpointSource, Snapshot};
+use crate::snapshot::{ConsulService, DestinationConfig, EndpointSource, Snapshot};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Longest text that Consul is asked by: it is sent in the request line.
+const CONSUL_TEXT: usize = 2_048;
 
 impl Compiler<'_> {
     pub(super) fn destinations(&mut self, snapshot: &mut Snapshot) {
@@ -36,7 +41,7 @@ impl Compiler<'_> {
                 let origin = Origin::new(&self.documents.sources, at);
                 Arc::make_mut(&mut origins).insert("protocol".to_owned(), origin);
             }
-            let endpoints = self.endpoints(spec);
+            let endpoints = self.endpoints(&object.name, spec);
             let tls = spec.tls.as_ref().map(|tls| self.tls(tls, Arc::make_mut(&mut origins)));
             if let Some(file) = &spec.descriptor_set {
                 let origin = Origin::new(&self.documents.sources, file.at);
@@ -58,19 +63,20 @@ impl Compiler<'_> {
         }
     }
 
-    fn endpoints(&mut self, spec: &ServiceSpec) -> EndpointSource {
+    fn endpoints(&mut self, name: &str, spec: &ServiceSpec) -> EndpointSource {
         let written = &spec.endpoints;
         let given = [
             written.fixed.as_ref().map(|_| "static"),
             written.dns.as_ref().map(|_| "dns"),
             written.file.as_ref().map(|_| "file"),
+            written.consul.as_ref().map(|_| "consul"),
         ];
         let given: Vec<&str> = given.into_iter().flatten().collect();
         if given.len() != 1 {
             let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
             self.problems.push(
                 Problem::error(format!(
-                    "endpoints come from exactly one of `static`, `dns`, `file`; found {found}"
+                    "endpoints come from exactly one of `static`, `dns`, `file`, `consul`; found {found}"
                 ))
                 .at(written.at),
             );
@@ -81,7 +87,34 @@ impl Compiler<'_> {
         if let Some(dns) = &written.dns {
             return self.dns(dns);
         }
+        if let Some(consul) = &written.consul {
+            return self.consul(name, consul);
+        }
         self.fixed(written.fixed.as_deref().unwrap_or_default())
+    }
+
+    fn consul(&mut self, name: &str, written: &ConsulEndpoints) -> EndpointSource {
+        let tags: Vec<&Located<String>> = written.tag.iter().chain(&written.tags).collect();
+        let texts = [&written.service, &written.datacenter, &written.filter];
+        for text in texts.into_iter().flatten().chain(tags.iter().copied()) {
+            let why = match text.value.as_str() {
+                "" => "it is empty",
+                long if long.len() > CONSUL_TEXT => "it is longer than 2,048 bytes",
+                odd if odd.chars().any(char::is_control) => "it has control characters",
+                _ => continue,
+            };
+            let shown: String = text.chars().take(40).collect();
+            let what = format!("Consul cannot be asked by `{}`: {why}", shown.escape_debug());
+            self.problems.push(Problem::error(what).at(text.at));
+        }
+        let text = |written: &Option<Located<String>>| written.as_ref().map(|it| it.value.clone());
+        let mut service =
+            ConsulService::new(text(&written.service).unwrap_or_else(|| name.to_owned()));
+        service.tags = tags.into_iter().map(|tag| tag.value.clone()).collect();
+        service.datacenter = text(&written.datacenter);
+        service.only_passing = written.only_passing;
+        service.filter = text(&written.filter);
+        EndpointSource::Consul(service)
     }
 
     fn dns(&mut self, written: &Located<String>) -> EndpointSource {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct ServiceSpec {
-    /// Where its endpoints come from: exactly one of `static`, `dns`, `file`.
+    /// Where its endpoints come from: exactly one of `static`, `dns`, `file`, `consul`.
     pub(crate) endpoints: Located<Endpoints>,
     /// What its endpoints speak. `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +47,34 @@ pub(crate) struct Endpoints {
     /// A file that lists them; it is watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<Located<PathBuf>>,
+    /// A service in Consul's catalog; it is watched. The agent and its token come from the
+    /// environment (`CONSUL_HTTP_ADDR`, `CONSUL_HTTP_TOKEN`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) consul: Option<Located<ConsulEndpoints>>,
+}
+
+/// Which instances of a service in Consul's catalog are endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ConsulEndpoints {
+    /// Its name in the catalog. That of the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<Located<String>>,
+    /// Only instances that have this tag. All.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tag: Option<Located<String>>,
+    /// Only instances that have all of these tags, besides `tag`. All.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tags: Vec<Located<String>>,
+    /// The datacenter that is asked. That of the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) datacenter: Option<Located<String>>,
+    /// Whether instances with a warning get no calls. They get them by their `Weights.Warning`.
+    pub(crate) only_passing: bool,
+    /// An expression of Consul that selects instances, which Consul itself checks
+    /// (`Service.Meta.version == 2`). All.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<Located<String>>,
 }
 
 /// One endpoint: `ip:port`, or a map with more.

@@ -1,8 +1,8 @@
 //! From a name to a watched set of endpoints; and where configuration files are
 //! ([`config_files`]).
 //!
-//! A source implements [`Resolve`]: [`StaticList`], [`EndpointFile`], and [`Dns`] for names. A
-//! [`Watch`] tells the whole set at first and again whenever it differs.
+//! A source implements [`Resolve`]: [`StaticList`], [`EndpointFile`], [`Dns`] for names, and with
+//! feature `consul` `Consul` for services. A [`Watch`] tells the whole set at first and again whenever it differs.
 //!
 //! What all sources share:
 //! - The last good set stays: a failure is told as [`Update::Failed`] and changes nothing else.
@@ -17,13 +17,18 @@
 //! | static | never | yes |
 //! | file | when the file, or a link on the way to it, changes; every 10 s besides | an empty list, not an empty file |
 //! | DNS | when the TTL ends, see [`dns`] | after three NXDOMAIN in a row |
+//! | Consul | when something changes there | yes |
 
 pub mod config_files;
+#[cfg(feature = "consul")]
+pub mod consul;
 pub mod dns;
 pub mod file;
 mod static_list;
 mod watch;
 
+#[cfg(feature = "consul")]
+pub use consul::Consul;
 pub use dns::Dns;
 pub use file::EndpointFile;
 pub use static_list::StaticList;
@@ -38,15 +43,44 @@ pub trait Resolve: Send + Sync + 'static {
     fn watch(&self) -> Watch;
 }
 
-/// The source that the configuration names; DNS goes through `dns`.
-#[must_use]
-pub fn resolver(source: &EndpointSource, dns: &Dns) -> Box<dyn Resolve> {
-    match source {
-        EndpointSource::Static(specs) => Box::new(StaticList::new(specs.clone())),
-        EndpointSource::Dns { host, port } => Box::new(dns.resolver(host, *port)),
-        EndpointSource::File(path) => Box::new(EndpointFile::new(path)),
-        // The configuration may grow a source before this crate does.
-        other => Box::new(Unsupported(format!("no source is built in for {other}"))),
+/// The ways to those who know endpoints; cheap to clone, shared by all destinations.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Sources {
+    /// The name servers.
+    pub dns: Dns,
+    /// The Consul of sources that name one.
+    #[cfg(feature = "consul")]
+    pub consul: Consul,
+}
+
+impl Sources {
+    /// These name servers, and the defaults of everybody else.
+    #[must_use]
+    pub fn new(dns: Dns) -> Self {
+        Self {
+            dns,
+            #[cfg(feature = "consul")]
+            consul: Consul::default(),
+        }
+    }
+
+    /// The source that the configuration names.
+    #[must_use]
+    pub fn resolver(&self, source: &EndpointSource) -> Box<dyn Resolve> {
+        match source {
+            EndpointSource::Static(specs) => Box::new(StaticList::new(specs.clone())),
+            EndpointSource::Dns { host, port } => Box::new(self.dns.resolver(host, *port)),
+            EndpointSource::File(path) => Box::new(EndpointFile::new(path)),
+            #[cfg(feature = "consul")]
+            EndpointSource::Consul(service) => Box::new(self.consul.service(service.clone())),
+            #[cfg(not(feature = "consul"))]
+            EndpointSource::Consul(_) => Box::new(Unsupported(format!(
+                "{source} needs feature `consul`, which this program was built without"
+            ))),
+            // The configuration may grow a source before this crate does.
+            other => Box::new(Unsupported(format!("no source is built in for {other}"))),
+        }
     }
 }
 
@@ -73,7 +107,7 @@ mod tests {
             spec("10.0.0.2:80").with_weight(7),
             spec("10.0.0.2:80"),
         ];
-        let source = resolver(&EndpointSource::Static(list), &Dns::system());
+        let source = Sources::new(Dns::system()).resolver(&EndpointSource::Static(list));
         let mut watch = source.watch();
         let wanted = vec![
             spec("10.0.0.9:80"),

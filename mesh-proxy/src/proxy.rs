@@ -19,7 +19,7 @@ use mesh_core::DestinationName;
 use mesh_core::config::Errors;
 use mesh_core::pick::Caller;
 use mesh_discovery::config_files::ReadError;
-use mesh_tower::Mesh;
+use mesh_tower::{BuildError, Mesh};
 use parking_lot::Mutex;
 use std::fmt;
 use std::io;
@@ -128,13 +128,14 @@ impl Proxy {
         let caller = Caller::new(args.locality.clone().unwrap_or_default())
             .with_labels(args.labels.clone().unwrap_or_default())
             .with_number(args.caller_number);
+        let wrong = |error: BuildError| StartError::Config(format!("error: {error}"));
         let builder = Mesh::builder().workers(count).caller(caller);
+        let builder = builder.consul_from_env().map_err(wrong)?;
         let builder = match args.seed {
             Some(seed) => builder.seed(seed),
             None => builder,
         };
-        let mesh =
-            builder.build().map_err(|error| StartError::Config(format!("error: {error}")))?;
+        let mesh = builder.build().map_err(wrong)?;
         let counters = Arc::new(Counters::default());
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {

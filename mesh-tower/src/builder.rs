@@ -9,8 +9,10 @@ use mesh_core::DestinationName;
 use mesh_core::config::{self, Source};
 use mesh_core::pick::Caller;
 use mesh_core::retry::{IdempotentMethods, InvalidDescriptorSet};
-use mesh_discovery::Dns;
+#[cfg(feature = "consul")]
+use mesh_discovery::Consul;
 use mesh_discovery::config_files::{self, ReadError};
+use mesh_discovery::{Dns, Sources};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +36,9 @@ pub struct MeshBuilder {
     files: Vec<PathBuf>,
     texts: Vec<Source>,
     dns: Option<Dns>,
+    #[cfg(feature = "consul")]
+    consul: Option<Consul>,
+    names_by_consul: bool,
     workers: usize,
     server_tls: Option<ServerTls>,
     service: Option<DestinationName>,
@@ -70,6 +75,40 @@ impl MeshBuilder {
     pub fn dns(mut self, dns: Dns) -> Self {
         self.dns = Some(dns);
         self
+    }
+
+    /// The Consul of Services with `endpoints.consul`. Default: the agent of this machine,
+    /// 127.0.0.1:8500.
+    #[cfg(feature = "consul")]
+    #[must_use]
+    pub fn consul(mut self, consul: Consul) -> Self {
+        self.consul = Some(consul);
+        self
+    }
+
+    /// Names without a port that nobody configured are services in Consul's catalog, in place of
+    /// DNS names: `web`, and as in Consul's DNS `[TAG.]web.service[.DATACENTER].consul`. Names with
+    /// other dots, names with a port, addresses and `localhost` stay with DNS. Off.
+    #[cfg(feature = "consul")]
+    #[must_use]
+    pub const fn names_by_consul(mut self) -> Self {
+        self.names_by_consul = true;
+        self
+    }
+
+    /// As the environment says, by the variables that Consul's own programs read
+    /// ([`mesh_discovery::consul::Config::from_env`]): with `CONSUL_HTTP_ADDR` that Consul is asked,
+    /// names are its services. Without, nothing changes.
+    ///
+    /// # Errors
+    /// When a variable cannot be used.
+    #[cfg(feature = "consul")]
+    pub fn consul_from_env(self) -> Result<Self, BuildError> {
+        match mesh_discovery::consul::Config::from_env() {
+            Ok(Some(config)) => Ok(self.consul(Consul::new(config)).names_by_consul()),
+            Ok(None) => Ok(self),
+            Err(error) => Err(BuildError::Variable { name: error.name, why: error.why }),
+        }
     }
 
     /// How many runtimes will use the mesh, each with connections of its own. Default 1; see
@@ -146,7 +185,12 @@ impl MeshBuilder {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let mut sources = self.texts;
         sources.extend(config_files::read(&self.files)?);
-        let dns = self.dns.unwrap_or_else(Dns::system);
+        #[cfg_attr(not(feature = "consul"), expect(unused_mut, reason = "nothing to replace"))]
+        let mut discovery = Sources::new(self.dns.unwrap_or_else(Dns::system));
+        #[cfg(feature = "consul")]
+        if let Some(consul) = self.consul {
+            discovery.consul = consul;
+        }
         let server_tls = match self.server_tls {
             Some(ServerTls { cert, key, client_ca }) => Some(
                 tls::Server::from_files(cert, key, client_ca)
@@ -167,7 +211,15 @@ impl MeshBuilder {
         let (workers, caller) = (self.workers.max(1), Arc::new(caller));
         let draws = Draws::new(self.seed);
         let methods = Arc::new(methods);
-        let environment = Environment { dns, runtime, workers, caller, methods, draws };
+        let environment = Environment {
+            sources: discovery,
+            names_by_consul: self.names_by_consul,
+            runtime,
+            workers,
+            caller,
+            methods,
+            draws,
+        };
         let mesh = Mesh::start(environment, Metrics::new(), server_tls, self.service);
         if !sources.is_empty() {
             mesh.configure(&sources)?;

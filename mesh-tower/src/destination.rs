@@ -38,7 +38,7 @@ use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
 use mesh_core::{EndpointSet, Loaded, Policy, Swap, Timestamp};
-use mesh_discovery::Dns;
+use mesh_discovery::Sources;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -54,7 +54,9 @@ pub(crate) type Endpoint = mesh_core::Endpoint<Workers>;
 /// What destinations need from the mesh around them.
 #[derive(Clone, Debug)]
 pub(crate) struct Environment {
-    pub(crate) dns: Dns,
+    pub(crate) sources: Sources,
+    /// Whether a name that nobody configured is a service in Consul's catalog.
+    pub(crate) names_by_consul: bool,
     pub(crate) runtime: Handle,
     pub(crate) workers: usize,
     /// Who picks.
@@ -119,6 +121,19 @@ impl Connection {
             http2_idle: timeouts.http2_idle,
             config: policy.connections,
         }
+    }
+}
+
+impl Environment {
+    /// What an authority without configuration gets, as [`DestinationConfig::of_authority`].
+    pub(crate) fn of_authority(
+        &self,
+        authority: &str,
+        https: bool,
+        policy: Arc<Policy>,
+    ) -> Option<DestinationConfig> {
+        let config = DestinationConfig::of_authority(authority, https, policy)?;
+        Some(if self.names_by_consul { config.found_by_consul(authority) } else { config })
     }
 }
 

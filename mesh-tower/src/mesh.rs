@@ -69,7 +69,8 @@ impl Mesh {
     /// that stands in a usual place, else none ([`mesh_discovery::config_files`] tells the rule,
     /// which is that of the proxy). With none, authorities are plain DNS names and the default
     /// policy applies. `MESH_LOCALITY`, `MESH_LABELS` and `MESH_CALLER_NUMBER` say who calls
-    /// ([`MeshBuilder::caller`]).
+    /// ([`MeshBuilder::caller`]). With feature `consul`, `CONSUL_HTTP_ADDR` makes names those of
+    /// that Consul (`MeshBuilder::consul_from_env`).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), mesh_tower::BuildError> {
@@ -84,6 +85,8 @@ impl Mesh {
     pub fn from_env() -> Result<Self, BuildError> {
         let files = config_files::find(&[]);
         let builder = Self::builder().caller(caller::from_env()?);
+        #[cfg(feature = "consul")]
+        let builder = builder.consul_from_env()?;
         files.into_iter().fold(builder, MeshBuilder::config_file).build()
     }
 

@@ -1,7 +1,7 @@
 //! Plain: the destinations of authorities that nobody configured.
 //!
-//! Each is made at the first call that names it, as a DNS name under the policy of the mesh. It is
-//! forgotten, with its connections, its metrics and its questions to DNS, when no call has named
+//! Each is made at the first call that names it, as a DNS name under the policy of the mesh; where
+//! names are Consul's, one without a port is a service in its catalog. It is forgotten, with its connections, its metrics and its questions to DNS or Consul, when no call has named
 //! it for 5 minutes, or for 1 minute when there is no room, and nobody holds it: neither a call
 //! in flight nor a service made by [`Mesh::balance`](crate::Mesh::balance). When it is called
 //! again it is made again.
@@ -16,7 +16,6 @@ use crate::clock;
 use crate::destination::{Destination, Environment};
 use crate::mesh::connect_settings;
 use crate::telemetry::Metrics;
-use mesh_core::snapshot::DestinationConfig;
 use mesh_core::{Error, ErrorKind, Policy, Swap, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -114,7 +113,7 @@ impl Plain {
             found.touch(now);
             return Ok(found.destination.clone());
         }
-        let Some(config) = DestinationConfig::of_authority(authority, https, policy()) else {
+        let Some(config) = self.environment.of_authority(authority, https, policy()) else {
             let reason = format!("`{}` is not host or host:port", authority.escape_debug());
             return Err(Error::new(ErrorKind::NoRoute, reason));
         };
@@ -182,7 +181,7 @@ impl Plain {
                 if *entry.destination.policy() == **policy {
                     continue;
                 }
-                let config = DestinationConfig::of_authority(authority, https, policy.clone());
+                let config = self.environment.of_authority(authority, https, policy.clone());
                 let Some(config) = config else { continue };
                 match connect_settings(&config) {
                     Ok(connect) => entry.destination.reconfigure(&config, connect),

@@ -7,7 +7,7 @@ use crate::connect::{Caps, Connections};
 use crate::workers::Workers;
 use mesh_core::snapshot::EndpointSource;
 use mesh_core::{EndpointSet, EndpointSpec, Timestamp};
-use mesh_discovery::{Dns, Failure, Update};
+use mesh_discovery::{Failure, Sources, Update};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
@@ -34,7 +34,7 @@ impl Destination {
         let follow = Follow {
             destination: Arc::downgrade(self),
             ask_again: self.ask_again.clone(),
-            dns: self.environment.dns.clone(),
+            sources: self.environment.sources.clone(),
             endpoints: source.endpoints.clone(),
             generation: source.generation,
             afresh,
@@ -121,7 +121,7 @@ impl Destination {
 struct Follow {
     destination: Weak<Destination>,
     ask_again: Arc<Notify>,
-    dns: Dns,
+    sources: Sources,
     endpoints: EndpointSource,
     generation: u64,
     afresh: bool,
@@ -129,7 +129,7 @@ struct Follow {
 
 impl Follow {
     async fn run(self, mut next_sweep: Instant) {
-        let mut watch = mesh_discovery::resolver(&self.endpoints, &self.dns).watch();
+        let mut watch = self.sources.resolver(&self.endpoints).watch();
         let mut afresh = self.afresh;
         let mut ended = false;
         loop {

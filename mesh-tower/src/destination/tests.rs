@@ -3,6 +3,7 @@ use crate::telemetry::Metrics;
 use crate::workers::Worker;
 use mesh_core::pick::{PickArgs, Reason};
 use mesh_core::{EndpointSpec, Error, ErrorKind};
+use mesh_discovery::Dns;
 
 /// A destination with this endpoint, found by discovery.
 pub(crate) async fn destination(policy: Policy) -> (Arc<Destination>, Arc<Endpoint>) {
@@ -27,7 +28,8 @@ pub(crate) fn start_with(
     // Nobody listens there.
     dns.servers = vec![([127, 0, 0, 1], 1).into()];
     let environment = Environment {
-        dns: Dns::new(dns),
+        sources: Sources::new(Dns::new(dns)),
+        names_by_consul: false,
         runtime: Handle::current(),
         workers: 1,
         caller: Arc::default(),

@@ -254,12 +254,15 @@ impl<'de> Deserializer<'de> for De<'de> {
 
 /// The field that a key stands for: the one of that very name, or else of the same letters.
 fn field(key: &str, fields: &'static [&'static str]) -> Option<&'static str> {
-    let same = |field: &&&'static str| {
-        let letters = |byte: &u8| *byte != b'_';
-        let field = field.bytes().filter(letters).map(|byte| byte.to_ascii_lowercase());
-        field.eq(key.bytes().filter(letters).map(|byte| byte.to_ascii_lowercase()))
-    };
+    let same = |field: &&&'static str| same_letters(field, key);
     fields.iter().find(|field| **field == key).or_else(|| fields.iter().find(same)).copied()
+}
+
+/// Whether two keys are one, case and underscores apart.
+pub(crate) fn same_letters(one: &str, other: &str) -> bool {
+    let letters = |byte: &u8| *byte != b'_';
+    let one = one.bytes().filter(letters).map(|byte| byte.to_ascii_lowercase());
+    one.eq(other.bytes().filter(letters).map(|byte| byte.to_ascii_lowercase()))
 }
 
 struct List<'a> {

@@ -73,6 +73,16 @@ impl DecodeError {
         path
     }
 
+    /// Where it stands.
+    pub(crate) fn place(&self) -> Place {
+        self.at.unwrap_or_default()
+    }
+
+    /// Whether it is about a key that is no field.
+    pub(crate) fn is_unknown_key(&self) -> bool {
+        self.cause == Cause::Key
+    }
+
     /// Where it stands, unless that is known: the innermost place counts.
     pub(super) fn at(mut self, at: Place) -> Self {
         self.at.get_or_insert(at);

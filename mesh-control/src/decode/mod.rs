@@ -27,10 +27,12 @@ mod de;
 mod error;
 mod node;
 
+pub(crate) use de::same_letters;
 pub use error::DecodeError;
 pub(crate) use error::nearest;
-use node::Node;
+pub(crate) use node::{Key, Node, Place, Tree};
 
+use error::Cause;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -100,6 +102,38 @@ impl Options {
     /// What is wrong, and at which key.
     pub fn read_value<T: DeserializeOwned>(self, value: &Value) -> Result<T, DecodeError> {
         self.read_node(&Node::from_value(value)?)
+    }
+
+    /// Reads a tree; tells all that is wrong in it, up to `most`: what is wrong is taken out, and
+    /// the rest read again.
+    pub(crate) fn read_all<T: DeserializeOwned>(
+        self,
+        node: &Node,
+        most: usize,
+    ) -> Result<T, Vec<DecodeError>> {
+        let mut error = match self.read_node(node) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let mut errors = Vec::new();
+        let mut rest = node.clone();
+        loop {
+            let (at, cause) = (error.at, error.cause);
+            errors.push(error);
+            let removed = at.is_some_and(|at| match cause {
+                Cause::Key => rest.remove_key(at),
+                Cause::Value => rest.remove_value(at),
+                Cause::Missing => false,
+            });
+            if !removed || errors.len() >= most {
+                return Err(errors);
+            }
+            error = match self.read_node::<T>(&rest) {
+                // What is missing now may be what was taken out.
+                Ok(_) | Err(DecodeError { cause: Cause::Missing, .. }) => return Err(errors),
+                Err(error) => error,
+            };
+        }
     }
 
     /// Reads a tree.

@@ -75,6 +75,39 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Takes out the entry whose key stands here.
+    pub(super) fn remove_key(&mut self, at: Place) -> bool {
+        match &mut self.value {
+            Tree::Map(entries) => {
+                let before = entries.len();
+                entries.retain(|(key, _)| key.at != at);
+                entries.len() < before || entries.iter_mut().any(|(_, value)| value.remove_key(at))
+            }
+            Tree::List(items) => items.iter_mut().any(|item| item.remove_key(at)),
+            _ => false,
+        }
+    }
+
+    /// Takes out the value that stands here.
+    pub(super) fn remove_value(&mut self, at: Place) -> bool {
+        match &mut self.value {
+            Tree::Map(entries) => {
+                let before = entries.len();
+                entries.retain(|(_, value)| value.at != at);
+                entries.len() < before
+                    || entries.iter_mut().any(|(_, value)| value.remove_value(at))
+            }
+            Tree::List(items) => {
+                let before = items.len();
+                items.retain(|item| item.at != at);
+                items.len() < before || items.iter_mut().any(|item| item.remove_value(at))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Builds a node at a depth.
 struct Build {
     depth: usize,

@@ -95,6 +95,14 @@ impl Origin {
         Self(sources.get(at.source as usize).map(|source| (source.name.clone(), at)))
     }
 
+    /// The place of `width` characters in the source of that index, by line and column from 1: for
+    /// readers of other languages than this module's. Written nowhere, if there is no such source.
+    #[must_use]
+    pub fn at(sources: &[Source], source: usize, line: u32, column: u32, width: u32) -> Self {
+        let index = u32::try_from(source).unwrap_or(u32::MAX);
+        Self::new(sources, Location { source: index, line, column, width })
+    }
+
     /// The file and the line, from 1; `None` for a default.
     #[must_use]
     pub fn line(&self) -> Option<(&str, u32)> {

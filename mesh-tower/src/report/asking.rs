@@ -16,7 +16,7 @@
 //! asked by one call at a time: the answer is for all.
 //!
 //! Probes are no calls: limits, breakers, outlier detection, spans and the metrics of calls know
-//! nothing of them. Dropping the call drops them.
+//! nothing of them. Dropping a call that waits for them drops them.
 //!
 //! Metrics: `mesh.probes`.
 
@@ -92,35 +92,33 @@ impl Asking {
     /// Waits for the answers, as long as that is worth it.
     pub(crate) async fn over(self) {
         let Self { mut asked, patience } = self;
-        let all = poll_fn(|cx| {
-            let mut pending = false;
-            for slot in &mut asked {
-                let Some(one) = slot else { continue };
-                if one.poll(cx).is_pending() {
-                    pending = true;
-                } else {
-                    *slot = None;
-                }
-            }
-            if pending { Poll::Pending } else { Poll::Ready(()) }
-        });
-        if timeout(patience, all).await.is_err() {
+        if timeout(patience, poll_fn(|cx| poll_all(&mut asked, cx))).await.is_err() {
             asked.iter_mut().flatten().for_each(Asked::give_up);
             go_on(asked);
         }
     }
 }
 
+/// Ready when all are answered.
+fn poll_all(asked: &mut [Option<Asked>], cx: &mut Context<'_>) -> Poll<()> {
+    let mut pending = false;
+    for slot in asked {
+        let Some(one) = slot else { continue };
+        if one.poll(cx).is_pending() {
+            pending = true;
+        } else {
+            *slot = None;
+        }
+    }
+    if pending { Poll::Pending } else { Poll::Ready(()) }
+}
+
 /// Lets probes end beside the call: over HTTP/1 dropping one would close its connection, and what a
 /// slow endpoint says is worth knowing too.
-fn go_on(asked: [Option<Asked>; MAX_PROBES]) {
+fn go_on(mut asked: [Option<Asked>; MAX_PROBES]) {
     // Without a runtime nobody can wait: they are dropped.
     let Ok(runtime) = Handle::try_current() else { return };
-    runtime.spawn(timeout(LATE, async move {
-        for mut one in asked.into_iter().flatten() {
-            poll_fn(|cx| one.poll(cx)).await;
-        }
-    }));
+    runtime.spawn(timeout(LATE, poll_fn(move |cx| poll_all(&mut asked, cx))));
 }
 
 /// One endpoint that is being asked.
@@ -201,5 +199,43 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.endpoint.connections.end_probe();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::SendError;
+    use crate::destination;
+    use mesh_core::{ErrorKind, Policy};
+    use std::future::pending;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use tokio::time::sleep;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_hangs_keeps_no_late_answer_of_another_from_being_heard() {
+        let (known, endpoint) = destination::tests::destination(Policy::default()).await;
+        let heard = Arc::new(AtomicBool::new(false));
+        let hears = heard.clone();
+        let hangs: Exchange = Box::pin(pending());
+        let is_late: Exchange = Box::pin(async move {
+            sleep(LATE / 2).await;
+            hears.store(true, SeqCst);
+            Err(SendError { error: ErrorKind::ConnectionClosed.into(), request: None })
+        });
+        let asked = |exchange| {
+            let (endpoint, metrics) = (endpoint.clone(), known.shared().metrics.clone());
+            Some(Asked { exchange, endpoint, metrics, sent: clock::now(), late: false })
+        };
+        let mut asking =
+            Asking { asked: [const { None }; MAX_PROBES], patience: Duration::from_millis(5) };
+        for (slot, exchange) in asking.asked.iter_mut().zip([hangs, is_late]) {
+            *slot = asked(exchange);
+        }
+
+        asking.over().await;
+        assert!(!heard.load(SeqCst), "the call goes on");
+        sleep(LATE).await;
+        assert!(heard.load(SeqCst));
     }
 }

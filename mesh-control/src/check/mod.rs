@@ -21,11 +21,17 @@
 //! Source: Consul "Check Definition"; texts of outputs are like Consul's, as people filter by them.
 
 pub mod alias;
+mod drive;
+pub mod grpc;
+pub mod h2_ping;
+pub mod http;
 pub mod kind;
 pub mod os_service;
 mod output;
+mod redirect;
 pub mod script;
 pub mod state;
+mod stream;
 pub mod tcp;
 pub mod udp;
 
@@ -34,6 +40,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -76,44 +83,45 @@ impl Drop for Running {
 }
 
 /// One way of finding out, ready to be asked.
-enum Probe {
+enum Way {
     Script(script::Script),
     Tcp(tcp::Tcp),
     Udp(udp::Udp),
     OsService(os_service::OsService),
-    /// Not run by this version.
-    Missing(Kind),
+    Http(http::Http),
+    Grpc(grpc::Grpc),
+    H2Ping(h2_ping::H2Ping),
 }
 
-impl Probe {
+impl Way {
     async fn ask(&self, limit: usize, longest: Duration) -> CheckResult {
-        match self {
-            // It has children to end, too.
-            Self::Script(script) => return script.ask(limit, longest).await,
-            Self::Tcp(tcp) => timeout(longest, tcp.ask()).await,
-            Self::Udp(udp) => return udp.ask(longest).await,
-            Self::OsService(service) => return service.ask(limit, longest).await,
-            Self::Missing(kind) => {
-                return CheckResult::critical(format!(
-                    "{} checks are not run by this version",
-                    kind.as_str()
-                ));
-            }
-        }
-        .unwrap_or_else(|_elapsed| {
+        // Boxed, so that a check that waits for its next run takes little room.
+        let asking: BoxFuture<'_, CheckResult> = match self {
+            Self::Tcp(tcp) => Box::pin(tcp.ask()),
+            Self::Http(http) => Box::pin(http.ask(limit)),
+            Self::Grpc(grpc) => Box::pin(grpc.ask()),
+            Self::H2Ping(ping) => Box::pin(ping.ask()),
+            // These say themselves what it means when time is over.
+            Self::Script(script) => return Box::pin(script.ask(limit, longest)).await,
+            Self::Udp(udp) => return Box::pin(udp.ask(longest)).await,
+            Self::OsService(service) => return Box::pin(service.ask(limit, longest)).await,
+        };
+        timeout(longest, asking).await.unwrap_or_else(|_elapsed| {
             CheckResult::critical(format!("{self}: no answer within {longest:?}"))
         })
     }
 }
 
-impl fmt::Display for Probe {
+impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Script(_) => f.write_str("script"),
             Self::Tcp(tcp) => write!(f, "TCP connect {}", tcp.address()),
             Self::Udp(udp) => write!(f, "UDP {}", udp.address()),
             Self::OsService(_) => f.write_str("OS service"),
-            Self::Missing(kind) => f.write_str(kind.as_str()),
+            Self::Http(http) => write!(f, "HTTP {}", http.url()),
+            Self::Grpc(grpc) => write!(f, "gRPC check {}", grpc.target()),
+            Self::H2Ping(ping) => write!(f, "HTTP2 ping {}", ping.address()),
         }
     }
 }
@@ -139,24 +147,26 @@ impl Runner {
     ) -> Result<Running, KindError> {
         let mut rows = Rows::new(definition.thresholds());
         let limit = self.limit(definition.output_max_size);
-        let probe = match definition.kind()? {
+        let way = match definition.kind()? {
             Kind::Ttl => return Ok(Running::spawn(async {})),
             Kind::Alias => {
                 let aliases = Arc::clone(&self.aliases);
                 let follow = alias::Follow::new(definition, limit);
                 return Ok(Running::spawn(async move { follow.run(&*aliases, sink).await }));
             }
-            Kind::Script => Probe::Script(script::Script::new(definition)),
-            Kind::Tcp => Probe::Tcp(tcp::Tcp::new(definition)),
-            Kind::Udp => Probe::Udp(udp::Udp::new(definition)),
-            Kind::OsService => Probe::OsService(os_service::OsService::new(definition)),
-            kind => Probe::Missing(kind),
+            Kind::Script => Way::Script(script::Script::new(definition)),
+            Kind::Tcp => Way::Tcp(tcp::Tcp::new(definition)),
+            Kind::Udp => Way::Udp(udp::Udp::new(definition)),
+            Kind::Http => Way::Http(http::Http::new(definition)),
+            Kind::Grpc => Way::Grpc(grpc::Grpc::new(definition)),
+            Kind::H2Ping => Way::H2Ping(h2_ping::H2Ping::new(definition)),
+            Kind::OsService => Way::OsService(os_service::OsService::new(definition)),
         };
         let (interval, longest) = (definition.run_interval(), definition.run_timeout());
         Ok(Running::spawn(async move {
             sleep(first_run(interval, &mut || fastrand::u64(..))).await;
             loop {
-                let mut result = probe.ask(limit, longest).await;
+                let mut result = way.ask(limit, longest).await;
                 cut(&mut result.output, limit);
                 if let Some(news) = rows.record(result) {
                     sink(news);

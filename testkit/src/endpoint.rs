@@ -18,10 +18,12 @@
 
 mod reply;
 mod restart;
+mod slots;
 mod socket;
 
 pub use reply::{Broken, Reply, ReplyBody};
 pub use restart::rolling_restart;
+pub use slots::Slots;
 pub use socket::BlackHole;
 pub(crate) use socket::Resettable;
 

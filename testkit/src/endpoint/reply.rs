@@ -1,5 +1,6 @@
 //! What a scripted endpoint does with a request.
 
+use super::Slots;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -20,6 +21,7 @@ pub struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     delay: Duration,
+    slots: Option<Slots>,
     content: Bytes,
     length: u64,
     cut: Option<u64>,
@@ -48,6 +50,7 @@ impl Reply {
             status: StatusCode::from_u16(status).expect("an HTTP status"),
             headers: HeaderMap::new(),
             delay: Duration::ZERO,
+            slots: None,
             content: Bytes::new(),
             length: 0,
             cut: None,
@@ -104,6 +107,14 @@ impl Reply {
         self
     }
 
+    /// Needs one of these for the time that it [waits](Self::after); answers 503 at once if their
+    /// queue is full.
+    #[must_use]
+    pub fn within(mut self, slots: &Slots) -> Self {
+        self.slots = Some(slots.clone());
+        self
+    }
+
     /// Sends this as the body.
     #[must_use]
     pub fn content(mut self, content: impl Into<Bytes>) -> Self {
@@ -154,8 +165,15 @@ impl Reply {
         self.reads_body
     }
 
-    pub(super) async fn answer(self, reset: &AtomicBool) -> Result<Response<ReplyBody>, Broken> {
-        if !self.delay.is_zero() {
+    pub(super) async fn answer(
+        mut self,
+        reset: &AtomicBool,
+    ) -> Result<Response<ReplyBody>, Broken> {
+        if let Some(slots) = &self.slots {
+            if !slots.serve(self.delay).await {
+                self = Self::status(503);
+            }
+        } else if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
         match self.fate {

@@ -1,6 +1,6 @@
 //! `mesh server` and `mesh dev`: the control plane as a process.
 //!
-//! SIGTERM and SIGINT drain, a second one ends at once. Exit codes: 0 drained in time, 1 failed or
+//! SIGTERM, SIGINT and a request to leave drain, a second one ends at once. Exit codes: 0 drained in time, 1 failed or
 //! cut off.
 
 use mesh_control::server::{Server, Settings};
@@ -106,6 +106,7 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = server.left() => {}
     }
     tracing::info!("draining for at most {DRAIN:?}; a second signal ends at once");
     let drained = tokio::select! {

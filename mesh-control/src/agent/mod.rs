@@ -23,6 +23,7 @@ mod disk;
 mod error;
 mod local;
 mod register;
+mod registry;
 mod service;
 mod sync;
 mod token;
@@ -46,6 +47,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use catalog::{Catalog, CatalogError, Deregistration, Gone, OfNode, Registration};
 pub use error::AgentError;
+pub use registry::OfRegistry;
 pub use service::instance_id;
 pub use token::Token;
 

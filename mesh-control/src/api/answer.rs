@@ -52,6 +52,12 @@ impl Answer {
         Self { status, headers: HeaderMap::new(), body: Vec::new() }
     }
 
+    /// The same with this status.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
     /// Adds a header.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.headers.insert(name, value);

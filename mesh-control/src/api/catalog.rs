@@ -8,9 +8,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::query::{Name, Narrow};
+use super::query::{Name, Narrow, read_body};
 use super::{Answer, Api, ApiError, GET, PUT, Parameters, Route};
-use crate::decode;
 use crate::filter::Shape;
 use crate::registry::catalog::{
     self, CatalogError, Deregistration, Instance, Instances, Registration,
@@ -267,11 +266,6 @@ async fn deregister(
     api.own_datacenter(&wanted.datacenter)?;
     api.registry.write(|view| catalog::deregister(view, &wanted)).await?;
     Ok(Answer::json(&api, &parameters, &true))
-}
-
-fn read_body<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    decode::from_json(body)
-        .map_err(|error| ApiError::bad_request(format!("Request decode failed: {error}")))
 }
 
 #[cfg(test)]

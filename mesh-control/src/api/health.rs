@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
+use super::parameters::truth;
 use super::query::{Name, Narrow};
 use super::{Answer, Api, ApiError, GET, Parameters, Route};
 use crate::filter::Shape;
@@ -101,10 +102,9 @@ async fn instances(
 fn passing(parameters: &Parameters) -> Result<bool, ApiError> {
     match parameters.value("passing") {
         None => Ok(parameters.flag("passing")),
-        // What Go takes for a truth value.
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(_) => Err(ApiError::bad_request("Invalid value for ?passing")),
+        Some(text) => {
+            truth(text).ok_or_else(|| ApiError::bad_request("Invalid value for ?passing"))
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 //! Each family is a file with its `routes()`. A [`Route`] says what it is besides how it is served,
 //! so that the table of what works (`docs/consul-compatibility.md`) is made from the code.
 
+mod agent;
 mod answer;
 mod catalog;
+mod control;
 mod health;
 mod kv;
 mod parameters;
@@ -18,9 +20,11 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{MethodFilter, MethodRouter, on};
 
+use crate::agent::Agent;
 use crate::registry::Registry;
 
 pub use answer::{Answer, ApiError};
+pub use control::Control;
 pub use parameters::{Consistency, Parameters};
 
 /// What the handlers share.
@@ -33,6 +37,10 @@ pub struct Api {
     pub datacenter: String,
     /// The name of the node that this server is.
     pub node_name: String,
+    /// The agent of that node; its endpoints say that there is none without it.
+    pub agent: Option<Agent>,
+    /// Leaving and reloading.
+    pub control: Control,
     /// Whether JSON is indented without `?pretty`, as in a development server.
     pub pretty: bool,
 }
@@ -41,7 +49,14 @@ impl Api {
     /// An API over this registry, for this datacenter.
     #[must_use]
     pub fn new(registry: Registry, datacenter: impl Into<String>) -> Self {
-        Self { registry, datacenter: datacenter.into(), node_name: String::new(), pretty: false }
+        Self {
+            registry,
+            datacenter: datacenter.into(),
+            node_name: String::new(),
+            agent: None,
+            control: Control::default(),
+            pretty: false,
+        }
     }
 }
 
@@ -78,7 +93,10 @@ const PUT: (&str, MethodFilter) = ("PUT", MethodFilter::PUT);
 /// Every endpoint, family by family.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    [catalog::routes(), health::routes(), kv::routes()].into_iter().flatten().collect()
+    [agent::routes(), catalog::routes(), health::routes(), kv::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The API as a service for `axum::serve`.

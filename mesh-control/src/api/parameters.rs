@@ -80,6 +80,13 @@ impl Parameters {
     pub fn wait(&self) -> Result<Option<Wait>, ApiError> {
         let Some(index) = self.value("index") else { return Ok(None) };
         let index = index.parse().map_err(|_| ApiError::bad_request("Invalid index"))?;
+        let wait = self.span()?;
+        let jitter = Duration::from_secs_f64(wait.as_secs_f64() / 16.0 * fastrand::f64());
+        Ok((index > 0).then(|| Wait::new(index, wait + jitter)))
+    }
+
+    /// `wait`, within its bounds.
+    pub(super) fn span(&self) -> Result<Duration, ApiError> {
         let wait = match self.value("wait") {
             // As Consul: without a unit it is nothing that can be waited for.
             Some(text) => {
@@ -89,9 +96,7 @@ impl Parameters {
             }
             None => DEFAULT_WAIT,
         };
-        let wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(LONGEST_WAIT) };
-        let jitter = Duration::from_secs_f64(wait.as_secs_f64() / 16.0 * fastrand::f64());
-        Ok((index > 0).then(|| Wait::new(index, wait + jitter)))
+        Ok(if wait.is_zero() { DEFAULT_WAIT } else { wait.min(LONGEST_WAIT) })
     }
 
     /// How fresh the answer has to be.
@@ -115,6 +120,15 @@ impl Parameters {
     /// When `dc` names another one than ours.
     pub fn datacenter<'a>(&self, api: &'a Api) -> Result<&'a str, ApiError> {
         api.own_datacenter(self.value("dc").unwrap_or_default())
+    }
+}
+
+/// What Go takes for a truth value.
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

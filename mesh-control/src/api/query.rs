@@ -6,8 +6,10 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Api, ApiError, Parameters};
+use crate::decode;
 use crate::filter::{Filter, FilterError, Shape};
 use crate::registry::catalog::{Instance, Instances};
 use crate::registry::{Indexed, Topic, View};
@@ -24,6 +26,16 @@ impl Name {
             return Err(ApiError::bad_request(format!("Missing {what}")));
         }
         Ok(self.0)
+    }
+
+    /// The name; without one, the caller's mistake in these words.
+    pub(super) fn or_error(self, message: &str) -> Result<String, ApiError> {
+        if self.0.is_empty() { Err(ApiError::bad_request(message)) } else { Ok(self.0) }
+    }
+
+    /// The name, or nothing.
+    pub(super) fn or_empty(self) -> String {
+        self.0
     }
 }
 
@@ -111,6 +123,20 @@ impl<'a> Narrow<'a> {
     pub(super) fn filtered<T: Serialize>(&self, all: &mut Vec<T>) {
         self.filter.retain(all);
     }
+
+    /// Keeps that of which a part passes the filter expression.
+    pub(super) fn filtered_by<T, P: Serialize>(&self, all: &mut Vec<T>, part: impl Fn(&T) -> &P) {
+        if !self.filter.is_empty() {
+            let passes = |value| self.filter.matches(&value);
+            all.retain(|one| serde_json::to_value(part(one)).is_ok_and(passes));
+        }
+    }
+}
+
+/// Reads the body of a change.
+pub(super) fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    decode::from_json(body)
+        .map_err(|error| ApiError::bad_request(format!("Request decode failed: {error}")))
 }
 
 impl From<FilterError> for ApiError {

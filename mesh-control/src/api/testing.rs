@@ -9,8 +9,10 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::{Api, router};
+use crate::agent::{self, Agent, OfRegistry};
 use crate::registry::Registry;
 use crate::store::Embedded;
+use crate::types::Node;
 
 /// A server of the datacenter `dc1`, with nothing in it.
 pub(super) struct Asked {
@@ -45,6 +47,20 @@ impl Asked {
         let registry = Registry::start(Embedded::in_memory().unwrap()).unwrap();
         let mut api = Api::new(registry, "dc1");
         api.node_name = "here".to_owned();
+        Self { router: router(Arc::new(api)) }
+    }
+
+    /// The same with an agent for its node, which knows nothing yet.
+    pub(super) async fn with_agent() -> Self {
+        let registry = Registry::start(Embedded::in_memory().unwrap()).unwrap();
+        let mut node = Node::default();
+        "here".clone_into(&mut node.name);
+        "127.0.0.1".clone_into(&mut node.address);
+        let catalog = Arc::new(OfRegistry::new(registry.clone(), "dc1"));
+        let agent = Agent::start(agent::Config::new(node), catalog).await.unwrap();
+        let mut api = Api::new(registry, "dc1");
+        api.node_name = "here".to_owned();
+        api.agent = Some(agent);
         Self { router: router(Arc::new(api)) }
     }
 

@@ -3,9 +3,11 @@
 //! Draining lets blocked queries answer with what there is, finishes what runs, takes nothing new,
 //! and ends with the store closed. Every write that was acknowledged is durable before that.
 
+mod own_node;
+
 use std::fs::DirBuilder;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::api::{self, Api};
+use crate::agent::AgentError;
+use crate::api::{self, Api, Control};
 use crate::registry::Registry;
 use crate::store::{Embedded, Opened, StoreError};
 
@@ -45,6 +48,9 @@ pub struct Settings {
     pub datacenter: String,
     /// The name of its node. The machine's.
     pub node_name: String,
+    /// The address of its node, as others reach it. That of [`http`](Self::http), or 127.0.0.1
+    /// where that is every address.
+    pub advertise: Option<IpAddr>,
 }
 
 impl Default for Settings {
@@ -54,6 +60,7 @@ impl Default for Settings {
             data_dir: None,
             datacenter: "dc1".to_owned(),
             node_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            advertise: None,
         }
     }
 }
@@ -70,6 +77,12 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// The node cannot be what it is said to be.
+    #[error("the catalog does not take this server's node: {0}")]
+    Node(String),
+    /// The agent does not start.
+    #[error("the agent does not start: {0}")]
+    Agent(#[from] AgentError),
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -92,6 +105,7 @@ pub struct Server {
     http: SocketAddr,
     data: Option<PathBuf>,
     registry: Registry,
+    control: Control,
     drain: watch::Sender<bool>,
     serves: JoinHandle<()>,
 }
@@ -112,13 +126,19 @@ impl Server {
             None => (Embedded::in_memory()?, None),
         };
         let registry = Registry::start(opened)?;
+        let (http, listener) = listener;
+        let node = own_node::describe(&settings, http.ip())?;
+        own_node::enter(&registry, &node).await?;
+        let agent = own_node::start_agent(&settings, &registry, node).await?;
+        let control = Control::default();
         let mut api = Api::new(registry.clone(), settings.datacenter);
         api.node_name = settings.node_name;
+        api.agent = Some(agent);
+        api.control = control.clone();
         api.pretty = data.is_none();
-        let (http, listener) = listener;
         let (drain, drained) = watch::channel(false);
         let serves = tokio::spawn(serve(listener, api::router(Arc::new(api)), drained));
-        Ok(Self { http, data, registry, drain, serves })
+        Ok(Self { http, data, registry, control, drain, serves })
     }
 
     /// Where the API listens.
@@ -137,6 +157,11 @@ impl Server {
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Done when somebody has asked it to leave, by the API.
+    pub async fn left(&self) {
+        self.control.left().await;
     }
 
     /// Drains, and closes the store; whether everything that ran was finished within `limit`.
@@ -239,6 +264,8 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::registry::catalog::Instances;
+    use crate::types::CheckStatus;
 
     fn settings(data_dir: Option<PathBuf>) -> Settings {
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -277,8 +304,9 @@ mod tests {
         let server = Server::start(settings(None)).await.unwrap();
         ask(server.http(), PUT).await;
         let mut stream = TcpStream::connect(server.http()).await.unwrap();
-        let blocks = b"GET /v1/kv/a?index=1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
-        stream.write_all(blocks).await.unwrap();
+        let index = server.registry().read(|view| view.kv().get("a").index);
+        let blocks = format!("GET /v1/kv/a?index={index} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        stream.write_all(blocks.as_bytes()).await.unwrap();
         // Blocked for sure once a task waits for the key.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while server.registry().waiting() == 0 {
@@ -289,6 +317,34 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_server_is_in_its_catalog_and_stays_the_same_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = |server: &Server| {
+            server.registry().read(|view| {
+                let found = view.catalog().instances("consul", Instances::Named).value;
+                assert_eq!(found.len(), 1);
+                (found[0].node.id.clone(), found[0].status())
+            })
+        };
+        let server = Server::start(settings(Some(folder.path().to_owned()))).await.unwrap();
+        let before = node(&server);
+        assert_eq!(before.1, CheckStatus::Passing);
+        server.drain(Duration::from_secs(10)).await;
+        let server = Server::start(settings(Some(folder.path().to_owned()))).await.unwrap();
+        assert_eq!(node(&server), before);
+        server.drain(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_asks_it_to_leave_is_heard() {
+        let server = Server::start(settings(None)).await.unwrap();
+        let leave = "PUT /v1/agent/leave HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        assert!(ask(server.http(), leave).await.starts_with("HTTP/1.1 200 OK"));
+        tokio::time::timeout(Duration::from_secs(10), server.left()).await.unwrap();
+        assert!(server.drain(Duration::from_secs(10)).await);
     }
 
     #[tokio::test(flavor = "multi_thread")]

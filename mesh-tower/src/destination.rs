@@ -18,6 +18,7 @@ mod state;
 mod unreachable;
 
 use self::discovery::Resolution;
+use self::grace::Doubt;
 pub(crate) use self::pick::Unpicked;
 pub use self::state::{DestinationState, EndpointView};
 use crate::call::{Call, Shared};
@@ -37,7 +38,7 @@ use mesh_core::retry::IdempotentMethods;
 use mesh_core::retry::budget::Budget;
 use mesh_core::retry::throttling::Throttling;
 use mesh_core::snapshot::{DestinationConfig, EndpointSource, TlsConfig};
-use mesh_core::{EndpointSet, Loaded, Policy, Swap, Timestamp};
+use mesh_core::{EndpointSet, Loaded, Policy, Swap};
 use mesh_discovery::Sources;
 use parking_lot::Mutex;
 use std::fmt;
@@ -97,8 +98,10 @@ struct Source {
     connection: Connection,
     connect: Arc<connect::Settings>,
     task: Option<AbortHandle>,
-    /// Since when discovery names no endpoint, while those that were there stay in use.
-    doubted: Option<Timestamp>,
+    /// What discovery says and is not believed yet.
+    doubted: Option<Doubt>,
+    /// Whether endpoints come from elsewhere than the set in use.
+    changed: bool,
     /// Number of the task: one that was replaced may be at work still, and must not be believed.
     generation: u64,
 }
@@ -165,6 +168,7 @@ impl Destination {
                 connect,
                 task: None,
                 doubted: None,
+                changed: false,
                 generation: 0,
             }),
             picker: Swap::new(Picker::new(EndpointSet::empty(), policy.pick.clone())),
@@ -198,6 +202,7 @@ impl Destination {
         let connection = Connection::of(&config.policy);
         let reconnect = source.tls != config.tls || source.connection != connection;
         if reconnect || source.endpoints != config.endpoints {
+            source.changed = source.endpoints != config.endpoints;
             source.endpoints = config.endpoints.clone();
             source.tls = config.tls.clone();
             source.connection = connection;

@@ -197,8 +197,8 @@ pub struct Config {
     pub ring_hash: ring_hash::Config,
     /// The table of `Maglev`.
     pub maglev: maglev::Config,
-    /// How long endpoints that still answer stay in use when discovery suddenly names none at all;
-    /// 0s: not at all. 5 min.
+    /// How long endpoints that still answer stay in use when discovery suddenly names none at all, or
+    /// less than half as many as before; 0s: not at all. 5 min.
     #[serde(with = "span")]
     #[schemars(with = "span::Text")]
     pub empty_set_grace: Duration,

@@ -54,14 +54,12 @@ impl Destination {
         specs: Vec<EndpointSpec>,
     ) {
         let mut source = self.source.lock();
-        if source.generation != generation
-            || specs.is_empty() && !afresh && self.doubts(&mut source)
-        {
+        if source.generation != generation {
             return;
         }
-        source.doubted = None;
         let old = self.picker.get();
         let from = if afresh { EndpointSet::empty() } else { old.set().clone() };
+        let specs = self.believed(&mut source, &from, specs);
         let (workers, now) = (self.environment.workers, clock::now());
         let (set, change) = from.update(specs, |spec| {
             Workers::new(workers, spec.declared, now, |limits| {

@@ -339,6 +339,26 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// Shares converge to the capacities that are reported, within 1 % of all calls.
+        #[test]
+        fn shares_converge(capacities in prop::collection::vec(1u32..=50, 2..10)) {
+            let picker = picker(capacities.len() as u16);
+            for second in 0..=11 {
+                for (place, capacity) in capacities.iter().enumerate() {
+                    report(&picker, place, at(second), f64::from(*capacity), 0.5, 0.0);
+                }
+            }
+            let total = f64::from(capacities.iter().sum::<u32>());
+            for (share, capacity) in shares(&picker, at(11)).iter().zip(&capacities) {
+                let expected = 100.0 * f64::from(*capacity) / total;
+                prop_assert!((share - expected).abs() < 1.0, "{share}, not {expected}");
+            }
+        }
+    }
+
+    proptest! {
         /// Each place is taken in `w` of `M` rounds, and in any stretch of them about as often.
         #[test]
         fn turns_are_in_proportion(weight in 655u16.., place in 0usize..8, from in 0usize..1_000_000) {

@@ -427,6 +427,24 @@ fn a_failover_names_who_stands_in_by_subset() {
     }
 }
 
+/// What a user's own test of the table sees.
+#[test]
+fn check_route_tells_who_stands_in() {
+    let config = services()
+        + &splitter("a", "[{ Weight: 60, ServiceSubset: v1 }, { Weight: 40, Service: b }]")
+        + &resolver(
+            "a",
+            &format!(
+                "{VERSIONS}Failover: {{ v1: {{ Targets: [{{ ServiceSubset: v2 }}, {{ Service: c }}] }} }}"
+            ),
+        );
+    let request = http::Request::get("http://a/").body(()).expect("a request");
+    let checked = check_route(&config, &request).unwrap_or_else(|error| panic!("{error}"));
+    let names: Vec<&str> = checked.destinations.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(checked.failover, [vec!["a (version=v2)", "c"], vec![]]);
+}
+
 #[test]
 fn a_resolver_is_a_policy_of_its_service() {
     let policy = |more: &str| {

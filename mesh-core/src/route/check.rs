@@ -13,6 +13,9 @@ pub struct Checked {
     pub rule: String,
     /// Where its requests go: names with weights, those of weight 0 left out.
     pub destinations: Vec<(String, u32)>,
+    /// Who stands in for each of these while no endpoint of it can take a call, in their order: names,
+    /// with the labels of a subset behind them (`inventory (version=2)`).
+    pub failover: Vec<Vec<String>>,
     /// What is done to requests and responses, in words; of a rule with several destinations what
     /// is done on the way to the first.
     pub filters: Vec<String>,
@@ -83,6 +86,7 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
             return Ok(Checked {
                 rule: rule.to_string(),
                 destinations: Vec::new(),
+                failover: Vec::new(),
                 filters: filters.describe(),
             });
         }
@@ -91,14 +95,22 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
     let name = |backend: &super::Backend| {
         snapshot.destinations().get(backend.destination.index()).map(|known| known.name.to_string())
     };
+    let stands_in = |backend: &super::Backend| {
+        let name = name(backend)?;
+        // The last labels are what a call would be content with.
+        let labels = backend.subset.as_ref().and_then(|labels| labels.last());
+        Some(labels.map_or_else(|| name.clone(), |labels| format!("{name} ({labels})")))
+    };
+    let taking = || routed.rule.backends.iter().filter(|backend| backend.weight > 0);
     Ok(Checked {
         rule: routed.rule.name.to_string(),
-        destinations: routed
-            .rule
-            .backends
-            .iter()
-            .filter(|backend| backend.weight > 0)
+        destinations: taking()
             .filter_map(|backend| Some((name(backend)?, backend.weight)))
+            .collect(),
+        failover: taking()
+            .map(|backend| {
+                backend.failover.iter().flat_map(|next| next.iter()).filter_map(stands_in).collect()
+            })
             .collect(),
         filters: routed.backend.filters.as_ref().map_or_else(Vec::new, |f| f.describe()),
     })

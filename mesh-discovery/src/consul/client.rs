@@ -12,6 +12,7 @@ use super::tls;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
@@ -80,12 +81,17 @@ impl Connection {
             .map_err(|_| format!("no answer within {head:?}"))?
             .map_err(|error| told(&error))?;
         let (head, body) = answer.into_parts();
+        let larger = || format!("its answer is larger than {} bytes", self.config.max_answer);
+        // What says that it will be too large is not waited for.
+        if body.size_hint().lower() > self.config.max_answer as u64 {
+            return Err(larger());
+        }
         let body = Limited::new(body, self.config.max_answer).collect();
         let body = timeout(BODY, body)
             .await
             .map_err(|_| format!("its answer has not ended after {BODY:?}"))?;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => format!("its answer is larger than {} bytes", self.config.max_answer),
+            Some(_) => larger(),
             None => format!("its answer breaks off: {}", told(&*error)),
         })?;
         let body = body.to_bytes();

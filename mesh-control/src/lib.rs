@@ -12,5 +12,6 @@ pub mod definition;
 pub mod filter;
 pub mod registry;
 pub mod server;
+pub mod snapshot;
 pub mod store;
 pub mod types;

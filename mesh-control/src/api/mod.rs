@@ -5,14 +5,23 @@
 
 mod agent;
 mod answer;
+mod body;
 mod catalog;
 mod control;
+mod coordinate;
+mod event;
+mod fallback;
+mod guard;
 mod health;
 mod kv;
 mod parameters;
 mod query;
+mod session;
+mod snapshot;
+mod status;
 #[cfg(test)]
 mod testing;
+mod txn;
 
 use std::sync::Arc;
 
@@ -25,6 +34,7 @@ use crate::registry::Registry;
 
 pub use answer::{Answer, ApiError};
 pub use control::Control;
+pub use guard::Access;
 pub use parameters::{Consistency, Parameters};
 
 /// What the handlers share.
@@ -41,6 +51,10 @@ pub struct Api {
     pub agent: Option<Agent>,
     /// Leaving and reloading.
     pub control: Control,
+    /// Where the API listens, which is what tells servers apart.
+    pub address: String,
+    /// Who may use it.
+    pub access: Access,
     /// Whether JSON is indented without `?pretty`, as in a development server.
     pub pretty: bool,
 }
@@ -55,6 +69,8 @@ impl Api {
             node_name: String::new(),
             agent: None,
             control: Control::default(),
+            address: String::new(),
+            access: Access::default(),
             pretty: false,
         }
     }
@@ -88,26 +104,42 @@ impl Route {
 }
 
 const GET: (&str, MethodFilter) = ("GET", MethodFilter::GET);
+const DELETE: (&str, MethodFilter) = ("DELETE", MethodFilter::DELETE);
 const PUT: (&str, MethodFilter) = ("PUT", MethodFilter::PUT);
 
 /// Every endpoint, family by family.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    [agent::routes(), catalog::routes(), health::routes(), kv::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        agent::routes(),
+        catalog::routes(),
+        health::routes(),
+        kv::routes(),
+        coordinate::routes(),
+        event::routes(),
+        session::routes(),
+        snapshot::routes(),
+        status::routes(),
+        txn::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The API as a service for `axum::serve`.
 pub fn router(api: Arc<Api>) -> Router {
     let router = routes().into_iter().fold(Router::new(), |router, route| {
-        let router = match route.path.strip_suffix("{*name}") {
+        let router = match route.path.split_once("{*").map(|(without, _)| without) {
             // So that the handler says what is missing, and not the router that nothing is there.
             Some(without) => router.route(without, route.handler.clone()),
             None => router,
         };
         router.route(route.path, route.handler)
     });
-    router.with_state(api)
+    router
+        .fallback(fallback::not_found)
+        .method_not_allowed_fallback(fallback::wrong_method)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), guard::guard))
+        .with_state(api)
 }

@@ -55,6 +55,26 @@ impl Parameters {
         self.values(name).find(|value| !value.is_empty())
     }
 
+    /// The first value, if it is there, be it empty or not.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.values(name).next()
+    }
+
+    /// Refuses more than one of these.
+    ///
+    /// # Errors
+    /// When two are given, with the whole query, as Consul tells it.
+    pub fn exclusive(&self, names: &[&str]) -> Result<(), ApiError> {
+        if names.iter().filter(|name| self.flag(name)).count() < 2 {
+            return Ok(());
+        }
+        let mut pairs: Vec<_> = self.pairs.iter().collect();
+        pairs.sort_by_key(|(name, _)| name);
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        Err(ApiError::bad_request(format!("Conflicting flags: {query}")))
+    }
+
     /// All values, in order.
     pub fn values<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
         self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())

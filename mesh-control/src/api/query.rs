@@ -1,9 +1,9 @@
 //! What the queries of the catalog and of health have in common: a name at the end of the path,
 //! what narrows the answer, and in which order it is.
 
-use std::convert::Infallible;
-
 use axum::extract::FromRequestParts;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,12 +40,20 @@ impl Name {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let name = axum::extract::Path::<String>::from_request_parts(parts, state).await;
-        // Without a parameter in the route, the path ends where the name would begin.
-        Ok(Self(name.map(|name| name.0).unwrap_or_default()))
+        match name {
+            Ok(name) => Ok(Self(name.0)),
+            Err(PathRejection::FailedToDeserializePathParams(why))
+                if matches!(why.kind(), ErrorKind::InvalidUtf8InPathParam { .. }) =>
+            {
+                Err(ApiError::bad_request("the path is not UTF-8"))
+            }
+            // Without a parameter in the route, the path ends where the name would begin.
+            Err(_) => Ok(Self(String::new())),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -45,6 +45,7 @@ impl Said {
 impl Asked {
     pub(super) fn new() -> Self {
         let registry = Registry::start(Embedded::in_memory().unwrap()).unwrap();
+        tokio::spawn(registry.clone().expire_sessions("here".to_owned()));
         let mut api = Api::new(registry, "dc1");
         api.node_name = "here".to_owned();
         Self { router: router(Arc::new(api)) }
@@ -64,9 +65,18 @@ impl Asked {
         Self { router: router(Arc::new(api)) }
     }
 
-    pub(super) async fn ask(&self, method: &str, path: &str, body: impl Into<Body>) -> Said {
+    pub(super) async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> Response<Body> {
         let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    pub(super) async fn ask(&self, method: &str, path: &str, body: impl Into<Body>) -> Said {
+        let response = self.raw(method, path, body).await;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = to_bytes(response.into_body(), 1 << 24).await.unwrap();
         Said { status, headers, text: String::from_utf8(body.to_vec()).unwrap() }

@@ -1,17 +1,25 @@
-//! Keys and values, with check-and-set.
+//! Keys and values.
 //!
 //! In the store a value is a line of JSON (flags, lock) and then the bytes as they are.
 //!
+//! The index of a prefix counts the deletions under it, so that a query that waits for it sees them,
+//! and it never goes back. The newest 16,384 deletions are remembered by their key; of those before
+//! only the newest revision is, which then is the least index of every prefix. So it is after a
+//! start, too: a query may then be answered once without a change.
+//!
 //! Source: Consul's HTTP API, "KV Store Endpoints".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::{Indexed, Plan, Topic, View};
-use crate::store::{Batch, Key, Record, StoreError, Table};
+use super::{Indexed, Topic};
+use crate::store::{Record, StoreError};
+
+/// Deletions that are remembered by their key.
+const REMEMBERED: usize = 16_384;
 
 /// One key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +57,23 @@ const fn is_zero(value: &u64) -> bool {
 }
 
 impl KvEntry {
+    /// An entry that no revision has made yet.
+    pub(super) const fn new(
+        value: Bytes,
+        flags: u64,
+        lock_index: u64,
+        session: Option<String>,
+    ) -> Self {
+        Self { value, flags, lock_index, session, create_index: 0, modify_index: 0 }
+    }
+
+    /// Whether they are the same but for their revisions.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (self.flags, self.lock_index) == (other.flags, other.lock_index)
+            && self.session == other.session
+            && self.value == other.value
+    }
+
     fn decode(record: &Record) -> Result<Self, StoreError> {
         let unreadable = |why: String| StoreError::Unreadable {
             what: format!("the key {:?}", record.key.name),
@@ -69,7 +94,7 @@ impl KvEntry {
     }
 
     /// As it stands in the store.
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let header = Header {
             flags: self.flags,
             lock_index: self.lock_index,
@@ -90,6 +115,34 @@ pub struct KvTable {
     entries: BTreeMap<String, KvEntry>,
     /// The revision of the newest change, deletions included.
     index: u64,
+    deleted: Deleted,
+    /// Keys by the session that holds their lock.
+    held: HashMap<String, BTreeSet<String>>,
+}
+
+/// What is remembered of deletions.
+#[derive(Debug, Default)]
+struct Deleted {
+    by_key: BTreeMap<String, u64>,
+    /// In their order; a key that was put or deleted again since is there in vain.
+    order: VecDeque<(u64, String)>,
+    /// The newest of those that are not remembered.
+    before: u64,
+}
+
+impl Deleted {
+    fn remember(&mut self, key: &str, revision: u64) {
+        self.by_key.insert(key.to_owned(), revision);
+        self.order.push_back((revision, key.to_owned()));
+        if self.order.len() > REMEMBERED
+            && let Some((revision, key)) = self.order.pop_front()
+        {
+            self.before = self.before.max(revision);
+            if self.by_key.get(&key) == Some(&revision) {
+                self.by_key.remove(&key);
+            }
+        }
+    }
 }
 
 impl KvTable {
@@ -102,114 +155,82 @@ impl KvTable {
 
     /// The keys that begin with `prefix`, in order.
     pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a KvEntry)> {
-        let from = self.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        from.take_while(move |(key, _)| key.starts_with(prefix))
-            .map(|(key, entry)| (key.as_str(), entry))
+        beginning(&self.entries, prefix)
+    }
+
+    /// The revision of the newest change under `prefix`, deletions included; of any key, where
+    /// nothing is known under it.
+    #[must_use]
+    pub fn index_under(&self, prefix: &str) -> u64 {
+        let entries = self.under(prefix).map(|(_, entry)| entry.modify_index);
+        let deleted = beginning(&self.deleted.by_key, prefix).map(|(_, revision)| *revision);
+        entries
+            .chain(deleted)
+            .max()
+            .map_or(self.index, |newest| newest.max(self.deleted.before))
+            .max(1)
+    }
+
+    /// The keys whose lock this session holds.
+    pub fn held_by(&self, session: &str) -> impl Iterator<Item = &str> {
+        self.held.get(session).into_iter().flatten().map(String::as_str)
+    }
+
+    /// The sessions that hold locks.
+    pub(super) fn holders(&self) -> impl Iterator<Item = &str> {
+        self.held.keys().map(String::as_str)
+    }
+
+    /// Takes the revision of a store that was just read for that of what was deleted before.
+    pub(super) fn settle(&mut self, revision: u64) {
+        (self.index, self.deleted.before) = (revision, revision);
     }
 
     pub(super) fn put(&mut self, record: &Record) -> Result<Vec<Topic>, StoreError> {
         let entry = KvEntry::decode(record)?;
+        let key = &record.key.name;
         self.index = self.index.max(entry.modify_index);
-        self.entries.insert(record.key.name.clone(), entry);
-        Ok(vec![Topic::Kv(record.key.name.clone())])
+        self.deleted.by_key.remove(key);
+        let before = self.entries.get(key).and_then(|before| before.session.clone());
+        if before != entry.session {
+            self.let_go(key, before.as_deref());
+            if let Some(session) = &entry.session {
+                self.held.entry(session.clone()).or_default().insert(key.clone());
+            }
+        }
+        self.entries.insert(key.clone(), entry);
+        Ok(vec![Topic::Kv(key.clone())])
     }
 
     pub(super) fn delete(&mut self, key: &str, revision: u64) -> Vec<Topic> {
         self.index = revision;
-        self.entries.remove(key);
+        if let Some(entry) = self.entries.remove(key) {
+            self.let_go(key, entry.session.as_deref());
+        }
+        self.deleted.remember(key, revision);
         vec![Topic::Kv(key.to_owned())]
     }
-}
 
-/// When a put is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Cas {
-    /// Always.
-    #[default]
-    Any,
-    /// If there is no such key.
-    Absent,
-    /// If this revision changed it last.
-    Unchanged(u64),
-}
-
-/// Puts a value; the answer is whether it was done.
-#[must_use]
-pub fn put(view: &View, key: &str, value: &Bytes, flags: u64, cas: Cas) -> Plan<bool> {
-    let there = view.kv().get(key).value;
-    let modify_index = there.map(|entry| entry.modify_index);
-    let matches = match cas {
-        Cas::Any => true,
-        Cas::Absent => there.is_none(),
-        Cas::Unchanged(index) => modify_index == Some(index),
-    };
-    if !matches {
-        return Plan::nothing(false);
+    fn let_go(&mut self, key: &str, session: Option<&str>) {
+        if let Some(session) = session
+            && let Some(keys) = self.held.get_mut(session)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.held.remove(session);
+            }
+        }
     }
-    let entry = KvEntry {
-        value: value.clone(),
-        flags,
-        lock_index: there.map_or(0, |entry| entry.lock_index),
-        session: there.and_then(|entry| entry.session.clone()),
-        create_index: 0,
-        modify_index: 0,
-    };
-    let name = Key::new(Table::Kv, key);
-    let mut batch = Batch::default();
-    // Without a condition, too: the lock that was read must not be put back over a newer one.
-    batch.expect(name.clone(), modify_index);
-    batch.put(name, entry.encode());
-    Plan::new(batch, true)
+}
+
+/// What a map has under keys that begin so.
+fn beginning<'a, T>(
+    map: &'a BTreeMap<String, T>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a T)> {
+    let from = map.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, of)| (key.as_str(), of))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::super::{Registry, Wait};
-    use super::*;
-    use crate::store::Embedded;
-
-    async fn put_one(registry: &Registry, key: &str, value: &'static str, cas: Cas) -> bool {
-        let value = Bytes::from_static(value.as_bytes());
-        let plan = |view: &View| Ok::<_, StoreError>(put(view, key, &value, 7, cas));
-        registry.write(plan).await.expect("writes").value
-    }
-
-    #[tokio::test]
-    async fn check_and_set_needs_the_revision_that_it_names() {
-        let registry = Registry::start(Embedded::in_memory().unwrap()).unwrap();
-        assert!(put_one(&registry, "a", "1", Cas::Absent).await);
-        assert!(!put_one(&registry, "a", "2", Cas::Absent).await);
-        assert!(!put_one(&registry, "a", "2", Cas::Unchanged(9)).await);
-        assert!(put_one(&registry, "a", "2", Cas::Unchanged(1)).await);
-        registry.read(|view| {
-            let entry = view.kv().get("a");
-            assert_eq!(entry.index, 2);
-            let entry = entry.value.expect("there");
-            assert_eq!((&entry.value[..], entry.flags), (&b"2"[..], 7));
-            assert_eq!((entry.create_index, entry.modify_index), (1, 2));
-        });
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_blocking_read_sees_the_change_that_it_waited_for() {
-        let registry = Registry::start(Embedded::in_memory().unwrap()).unwrap();
-        put_one(&registry, "dir/a", "1", Cas::Any).await;
-        let reader = registry.clone();
-        let waits = tokio::spawn(async move {
-            let wait = Wait::new(1, Duration::from_secs(60));
-            let topics = [Topic::Kv("dir/".to_owned())];
-            let read = |view: &View| {
-                let keys = view.kv().under("dir/");
-                let index = keys.map(|(_, entry)| entry.modify_index).max().unwrap_or(0);
-                Indexed::new(index, view.kv().under("dir/").count())
-            };
-            reader.blocking(Some(wait), &topics, read).await
-        });
-        put_one(&registry, "other", "1", Cas::Any).await;
-        put_one(&registry, "dir/b", "1", Cas::Any).await;
-        assert_eq!(waits.await.unwrap(), Indexed::new(3, 2));
-    }
-}
+mod tests;

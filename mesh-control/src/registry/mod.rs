@@ -8,7 +8,13 @@
 //! A blocking query waits for the [`Topic`]s that it read.
 
 pub mod catalog;
+mod draft;
+pub mod events;
+mod expiry;
+pub mod id;
 pub mod kv;
+mod lock_delay;
+pub mod session;
 mod topics;
 mod view;
 
@@ -19,8 +25,12 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::store::{Batch, Commit, Opened, Store, StoreError};
+use crate::store::{Batch, Commit, Opened, Record, Store, StoreError};
 
+pub use draft::{Cas, Draft, LockError};
+use events::Events;
+use expiry::Deadlines;
+use lock_delay::LockDelays;
 pub use topics::Topic;
 use topics::Topics;
 pub use view::View;
@@ -38,6 +48,11 @@ struct Shared {
     store: Box<dyn Store>,
     view: RwLock<View>,
     topics: Topics,
+    delays: LockDelays,
+    deadlines: Deadlines,
+    events: Events,
+    /// Writes that lost to another once wait here for each other.
+    lane: tokio::sync::Mutex<()>,
     /// The view's revision. Closed when the store's updates end.
     applied: watch::Sender<u64>,
 }
@@ -107,10 +122,18 @@ impl Registry {
     /// [`StoreError::Unreadable`] when a record is not what its table holds.
     pub fn start(opened: Opened) -> Result<Self, StoreError> {
         let Opened { store, revision, records, mut updates } = opened;
-        let view = View::of(revision, records)?;
+        let view = View::of(revision, &records)?;
         let (applied, _) = watch::channel(revision);
-        let shared =
-            Arc::new(Shared { store, view: RwLock::new(view), topics: Topics::default(), applied });
+        let shared = Arc::new(Shared {
+            store,
+            view: RwLock::new(view),
+            topics: Topics::default(),
+            delays: LockDelays::default(),
+            deadlines: Deadlines::default(),
+            events: Events::default(),
+            lane: tokio::sync::Mutex::default(),
+            applied,
+        });
         // Ends with the store, which ends with the last handle.
         let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
@@ -152,7 +175,7 @@ impl Registry {
         }
     }
 
-    /// How many blocking queries wait.
+    /// How many wait for a change: blocking queries, and our own task that ends sessions.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.topics.waiting()
@@ -179,6 +202,7 @@ impl Registry {
         &self,
         plan: impl Fn(&View) -> Result<Plan<T>, E>,
     ) -> Result<Indexed<T>, E> {
+        let mut lane = None;
         for _ in 0..TRIES {
             let (revision, plan) = self.read(|view| (view.revision(), plan(view)));
             let Plan { batch, answer } = plan?;
@@ -190,11 +214,43 @@ impl Registry {
                     self.reached(revision).await?;
                     return Ok(Indexed::new(revision, answer));
                 }
-                Commit::Conflict(revision) => self.reached(revision).await?,
+                Commit::Conflict(revision) => {
+                    self.reached(revision).await?;
+                    // Many that write the same would else lose to each other again and again.
+                    if lane.is_none() {
+                        lane = Some(self.shared.lane.lock().await);
+                    }
+                }
             }
         }
         let why = format!("others changed the same {TRIES} times while this write was tried");
         Err(StoreError::Write(why).into())
+    }
+
+    /// Operations on keys, over this view.
+    #[must_use]
+    pub fn draft<'a>(&'a self, view: &'a View) -> Draft<'a> {
+        Draft::new(view, &self.shared.delays)
+    }
+
+    /// Everything that the store holds, and the revision of it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn read_store(&self) -> Result<(u64, Vec<Record>), StoreError> {
+        self.shared.store.read().await
+    }
+
+    /// Puts these records in the place of everything, at one revision that is above our own and
+    /// `revision`, at which they were saved.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when a record is not what its table holds; nothing is changed
+    /// then, nor when the store cannot be written.
+    pub async fn restore(&self, revision: u64, records: Vec<Record>) -> Result<(), StoreError> {
+        View::of(revision, &records)?;
+        let revision = self.shared.store.replace(records, revision).await?;
+        self.reached(revision).await
     }
 
     /// Waits until the view is at least of this revision.

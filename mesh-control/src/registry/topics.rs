@@ -30,6 +30,8 @@ pub enum Topic {
     Checks,
     /// Any config entry.
     ConfigEntries,
+    /// Any event.
+    Events,
     /// Any prepared query.
     PreparedQueries,
 }

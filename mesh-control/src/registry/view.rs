@@ -5,22 +5,26 @@ use crate::store::{Changed, Key, Record, StoreError, Table, Update};
 use super::Topic;
 use super::catalog::Catalog;
 use super::kv::KvTable;
+use super::session::Sessions;
 
 /// Everything that the control plane knows, as of one revision.
 #[derive(Debug, Default)]
 pub struct View {
     revision: u64,
     kv: KvTable,
+    sessions: Sessions,
     catalog: Catalog,
 }
 
 impl View {
     /// What a store held when it was opened.
-    pub(super) fn of(revision: u64, records: Vec<Record>) -> Result<Self, StoreError> {
+    pub(super) fn of(revision: u64, records: &[Record]) -> Result<Self, StoreError> {
         let mut view = Self { revision, ..Self::default() };
         for record in records {
-            view.put(&record)?;
+            view.put(record)?;
         }
+        view.kv.settle(revision);
+        view.sessions.settle(revision);
         view.catalog.settle(revision);
         Ok(view)
     }
@@ -43,6 +47,12 @@ impl View {
         &self.catalog
     }
 
+    /// Who holds locks.
+    #[must_use]
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
     /// Takes an update in, and says which topics it touches. A record that cannot be read is told
     /// in the log and left out: whoever wrote it is of another version.
     pub(super) fn apply(&mut self, update: Update) -> Vec<Topic> {
@@ -63,6 +73,7 @@ impl View {
     fn put(&mut self, record: &Record) -> Result<Vec<Topic>, StoreError> {
         match record.key.table {
             Table::Kv => self.kv.put(record),
+            Table::Session => self.sessions.put(record),
             Table::Node | Table::Service | Table::Check => self.catalog.put(record),
             _ => Ok(Vec::new()),
         }
@@ -71,6 +82,7 @@ impl View {
     fn delete(&mut self, key: &Key) -> Vec<Topic> {
         match key.table {
             Table::Kv => self.kv.delete(&key.name, self.revision),
+            Table::Session => self.sessions.delete(&key.name, self.revision),
             Table::Node | Table::Service | Table::Check => self.catalog.delete(key, self.revision),
             _ => Vec::new(),
         }

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::AgentError;
-use crate::api::{self, Api, Control};
+use crate::api::{self, Access, Api, Control};
 use crate::registry::Registry;
 use crate::store::{Embedded, Opened, StoreError};
 
@@ -51,6 +51,12 @@ pub struct Settings {
     /// The address of its node, as others reach it. That of [`http`](Self::http), or 127.0.0.1
     /// where that is every address.
     pub advertise: Option<IpAddr>,
+    /// Tokens that may do everything; without any token, everyone may, who reaches the API.
+    pub management_tokens: Vec<Secret>,
+    /// Tokens that may read.
+    pub read_tokens: Vec<Secret>,
+    /// Further names under which clients reach the API.
+    pub host_names: Vec<String>,
 }
 
 impl Default for Settings {
@@ -58,10 +64,31 @@ impl Default for Settings {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)),
             data_dir: None,
+            management_tokens: Vec::new(),
+            read_tokens: Vec::new(),
+            host_names: Vec::new(),
             datacenter: "dc1".to_owned(),
             node_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             advertise: None,
         }
+    }
+}
+
+/// What nobody is to see: it is not told by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps it.
+    #[must_use]
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
     }
 }
 
@@ -83,6 +110,12 @@ pub enum StartError {
     /// The agent does not start.
     #[error("the agent does not start: {0}")]
     Agent(#[from] AgentError),
+    /// Everyone on the network could do everything.
+    #[error(
+        "the API is not served on {0} without a token, because whoever reaches it could change \
+         everything: set a management token, or listen on 127.0.0.1"
+    )]
+    Exposed(SocketAddr),
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -108,6 +141,7 @@ pub struct Server {
     control: Control,
     drain: watch::Sender<bool>,
     serves: JoinHandle<()>,
+    expires: JoinHandle<()>,
 }
 
 impl Server {
@@ -116,6 +150,14 @@ impl Server {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let mut access = Access::default();
+        settings.management_tokens.iter().for_each(|token| access.allow_management(&token.0));
+        settings.read_tokens.iter().for_each(|token| access.allow_reading(&token.0));
+        settings.host_names.iter().for_each(|name| access.allow_host(name));
+        access.allow_host(&settings.node_name);
+        if !settings.http.ip().is_loopback() && !access.is_closed() {
+            return Err(StartError::Exposed(settings.http));
+        }
         // Before the store: a second server on the same port must not wait for its file.
         let listener = listen(settings.http).await?;
         let (opened, data) = match &settings.data_dir {
@@ -132,13 +174,16 @@ impl Server {
         let agent = own_node::start_agent(&settings, &registry, node).await?;
         let control = Control::default();
         let mut api = Api::new(registry.clone(), settings.datacenter);
-        api.node_name = settings.node_name;
+        api.node_name = settings.node_name.clone();
+        api.address = http.to_string();
+        api.access = access;
         api.agent = Some(agent);
         api.control = control.clone();
         api.pretty = data.is_none();
         let (drain, drained) = watch::channel(false);
+        let expires = tokio::spawn(registry.clone().expire_sessions(settings.node_name));
         let serves = tokio::spawn(serve(listener, api::router(Arc::new(api)), drained));
-        Ok(Self { http, data, registry, control, drain, serves })
+        Ok(Self { http, data, registry, control, drain, serves, expires })
     }
 
     /// Where the API listens.
@@ -171,6 +216,7 @@ impl Server {
         let serves = self.serves.abort_handle();
         let ended = tokio::time::timeout(limit, self.serves).await.is_ok();
         serves.abort();
+        self.expires.abort();
         if let Err(error) = self.registry.close().await {
             tracing::warn!(%error, "the store does not close");
         }
@@ -307,9 +353,9 @@ mod tests {
         let index = server.registry().read(|view| view.kv().get("a").index);
         let blocks = format!("GET /v1/kv/a?index={index} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         stream.write_all(blocks.as_bytes()).await.unwrap();
-        // Blocked for sure once a task waits for the key.
+        // Blocked for sure once it waits beside the task that ends sessions.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while server.registry().waiting() == 0 {
+        while server.registry().waiting() < 2 {
             assert!(tokio::time::Instant::now() < deadline, "it never blocked");
             tokio::task::yield_now().await;
         }

@@ -7,6 +7,7 @@
 //! A failed transaction (a full disk) fails the batches that were in it, and nothing else: the file
 //! is opened anew, and the next batch is tried as any other.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use std::thread;
 
 use bytes::Bytes;
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -26,6 +29,8 @@ use super::{
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 /// `format` and `revision`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Length of what stands before a value.
+const INDEXES: usize = 16;
 /// How records are laid out in the file.
 const FORMAT: u64 = 1;
 /// Batches in one transaction, at most: what one `fsync` is shared by.
@@ -42,16 +47,32 @@ pub struct Embedded {
 #[derive(Debug)]
 enum Job {
     Commit(Committing),
+    Read(oneshot::Sender<Result<ReadTransaction, StoreError>>),
     Close(oneshot::Sender<()>),
 }
 
 #[derive(Debug)]
 struct Committing {
-    batch: Batch,
+    work: Work,
     answer: oneshot::Sender<Result<Commit, StoreError>>,
 }
 
+#[derive(Debug)]
+enum Work {
+    /// Apply it, if its guards hold.
+    Batch(Batch),
+    /// Put the records in the place of everything, above this revision.
+    Replace(Vec<Record>, u64),
+}
+
 impl Embedded {
+    async fn write(&self, work: Work) -> Result<Commit, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.queue.send(Job::Commit(Committing { work, answer })).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
     /// Opens the file, or makes it; the folder must be there.
     ///
     /// # Errors
@@ -85,11 +106,25 @@ impl Embedded {
 
 impl Store for Embedded {
     fn commit(&self, batch: Batch) -> StoreFuture<'_, Commit> {
+        Box::pin(self.write(Work::Batch(batch)))
+    }
+
+    fn read(&self) -> StoreFuture<'_, (u64, Vec<Record>)> {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            let sent = self.queue.send(Job::Commit(Committing { batch, answer })).await;
-            sent.map_err(|_| StoreError::Closed)?;
-            answered.await.map_err(|_| StoreError::Closed)?
+            self.queue.send(Job::Read(answer)).await.map_err(|_| StoreError::Closed)?;
+            let read = answered.await.map_err(|_| StoreError::Closed)??;
+            // Beside the writer: it sees the file as it was when the transaction began.
+            let records = tokio::task::spawn_blocking(move || records(&read)).await;
+            records.map_err(|error| StoreError::Open(error.to_string()))?
+        })
+    }
+
+    fn replace(&self, records: Vec<Record>, above: u64) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            match self.write(Work::Replace(records, above)).await? {
+                Commit::Applied(revision) | Commit::Conflict(revision) => Ok(revision),
+            }
         })
     }
 
@@ -157,8 +192,12 @@ fn prepare(database: &Database) -> Result<(), redb::Error> {
 }
 
 fn load(database: &Database) -> Result<(u64, Vec<Record>), StoreError> {
+    records(&database.begin_read().map_err(|error| StoreError::Open(error.to_string()))?)
+}
+
+fn records(read: &ReadTransaction) -> Result<(u64, Vec<Record>), StoreError> {
     let (format, revision, rows) =
-        read_all(database).map_err(|error| StoreError::Open(error.to_string()))?;
+        read_all(read).map_err(|error| StoreError::Open(error.to_string()))?;
     if format != FORMAT {
         return Err(StoreError::Unreadable {
             what: format!("a file of format {format}"),
@@ -171,8 +210,7 @@ fn load(database: &Database) -> Result<(u64, Vec<Record>), StoreError> {
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn read_all(database: &Database) -> Result<(u64, u64, Rows), redb::Error> {
-    let read = database.begin_read()?;
+fn read_all(read: &ReadTransaction) -> Result<(u64, u64, Rows), redb::Error> {
     let meta = read.open_table(META)?;
     let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |number| number.value()));
     let mut rows = Vec::new();
@@ -204,14 +242,17 @@ impl Writer {
             while let Some(job) = next {
                 match job {
                     Job::Commit(committing) => group.push(committing),
+                    Job::Read(answer) => {
+                        // What came before it must be in it.
+                        self.commit(&mut group);
+                        let _ = answer.send(self.begin_read());
+                    }
                     Job::Close(closed) => close = Some(closed),
                 }
                 let more = close.is_none() && group.len() < GROUP;
                 next = if more { jobs.try_recv().ok() } else { None };
             }
-            if !group.is_empty() {
-                self.commit(&mut group);
-            }
+            self.commit(&mut group);
         }
         // Before the answer, so that the file is free for the next one to open it.
         drop(self);
@@ -220,7 +261,20 @@ impl Writer {
         }
     }
 
+    fn begin_read(&mut self) -> Result<ReadTransaction, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => self.place.open()?,
+        };
+        let read = database.begin_read();
+        self.database = Some(database);
+        read.map_err(|error| StoreError::Open(error.to_string()))
+    }
+
     fn commit(&mut self, group: &mut Vec<Committing>) {
+        if group.is_empty() {
+            return;
+        }
         let written = self.write(group);
         if let Ok((_, updates)) = &written {
             for update in updates {
@@ -273,12 +327,21 @@ fn apply_all(database: &Database, from: u64, group: &[Committing]) -> Result<App
     {
         let mut records = write.open_table(RECORDS)?;
         for job in group {
-            if !hold(&records, &job.batch.guards)? {
-                commits.push(Commit::Conflict(revision));
-                continue;
-            }
-            revision += 1;
-            let changes = apply(&mut records, &job.batch.changes, revision)?;
+            let changes = match &job.work {
+                Work::Batch(batch) if !hold(&records, &batch.guards)? => {
+                    commits.push(Commit::Conflict(revision));
+                    continue;
+                }
+                Work::Batch(batch) => {
+                    revision += 1;
+                    apply(&mut records, &batch.changes, revision)?
+                }
+                Work::Replace(with, above) => {
+                    revision = revision.max(*above) + 1;
+                    let changes = difference(&records, with)?;
+                    apply(&mut records, &changes, revision)?
+                }
+            };
             commits.push(Commit::Applied(revision));
             updates.push(Update { revision, changes });
         }
@@ -342,7 +405,7 @@ fn apply(
                 let name = encode_key(key);
                 let made = records.get(name.as_slice())?.and_then(|there| indexes(there.value()));
                 let create_index = made.map_or(revision, |(created, _)| created);
-                let mut row = Vec::with_capacity(16 + value.len());
+                let mut row = Vec::with_capacity(INDEXES + value.len());
                 row.extend_from_slice(&create_index.to_be_bytes());
                 row.extend_from_slice(&revision.to_be_bytes());
                 row.extend_from_slice(value);
@@ -362,6 +425,35 @@ fn apply(
         }
     }
     Ok(changed)
+}
+
+/// What makes these records of what there is.
+fn difference(
+    records: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    with: &[Record],
+) -> Result<Vec<Change>, redb::Error> {
+    let mut wanted: BTreeMap<Vec<u8>, &Record> =
+        with.iter().map(|record| (encode_key(&record.key), record)).collect();
+    let mut changes = Vec::new();
+    for row in records.iter()? {
+        let (key, value) = row?;
+        match wanted.get(key.value()) {
+            Some(record) if value.value().get(INDEXES..) == Some(&record.value[..]) => {
+                wanted.remove(key.value());
+            }
+            Some(_) => {}
+            None => {
+                if let Ok(record) = decode(key.value(), value.value()) {
+                    changes.push(Change::Delete(record.key));
+                }
+            }
+        }
+    }
+    let puts = wanted.into_values();
+    changes.extend(
+        puts.map(|record| Change::Put { key: record.key.clone(), value: record.value.clone() }),
+    );
+    Ok(changes)
 }
 
 fn encode_key(key: &Key) -> Vec<u8> {
@@ -388,7 +480,7 @@ fn decode(key: &[u8], row: &[u8]) -> Result<Record, StoreError> {
     let name = str::from_utf8(name).map_err(|_| unreadable("its name is not UTF-8"))?;
     let (create_index, modify_index) =
         indexes(row).ok_or_else(|| unreadable("it is cut off; restore a snapshot"))?;
-    let value = Bytes::copy_from_slice(&row[16..]);
+    let value = Bytes::copy_from_slice(&row[INDEXES..]);
     Ok(Record { key: Key::new(table, name), value, create_index, modify_index })
 }
 

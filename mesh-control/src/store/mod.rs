@@ -249,6 +249,13 @@ pub trait Store: Send + Sync + 'static {
     /// Applies a batch. When it says so, the batch is durable, and its [`Update`] was told.
     fn commit(&self, batch: Batch) -> StoreFuture<'_, Commit>;
 
+    /// Everything that it holds, in the order of the keys, and the revision of that.
+    fn read(&self) -> StoreFuture<'_, (u64, Vec<Record>)>;
+
+    /// Puts these records in the place of everything, at one revision above its own and `above`,
+    /// and tells that as an [`Update`] of what is different. What is the same keeps its indexes.
+    fn replace(&self, records: Vec<Record>, above: u64) -> StoreFuture<'_, u64>;
+
     /// Ends it: finishes what it was given, lets go of files and connections, and refuses whatever
     /// comes later as [`StoreError::Closed`].
     fn close(&self) -> StoreFuture<'_, ()>;

@@ -261,7 +261,7 @@ fn what_a_store_held_when_it_was_opened_has_the_revision_of_the_store() {
         record(Key::pair(Table::Service, "n1", "web"), json!({"ID": "web", "Service": "web"})),
     ];
     // Revisions 2 to 9 removed something that is not known any more.
-    let view = super::super::View::of(9, records).unwrap();
+    let view = super::super::View::of(9, &records).unwrap();
     let of = |name: &str| view.catalog().instances(name, Instances::Named);
     assert_eq!((of("web").index, of("web").value.len()), (9, 1));
     assert_eq!((of("gone").index, view.catalog().nodes().index), (9, 9));

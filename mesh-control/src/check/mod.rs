@@ -186,3 +186,62 @@ impl Runner {
         own.map_or(self.output_max_size, |own| own.min(self.output_max_size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    struct NoAliases;
+
+    impl AliasSource for NoAliases {
+        fn look<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+            _: u64,
+        ) -> BoxFuture<'a, Result<Aliased, String>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_ends_with_its_timeout_and_news_alone_is_told_until_it_is_dropped() {
+        // It takes connections and never answers.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let definition: CheckDefinition = serde_json::from_value(serde_json::json!({
+            "HTTP": url, "Interval": "10s", "Timeout": "2s", "FailuresBeforeCritical": 3,
+            "OutputMaxSize": 4,
+        }))
+        .unwrap();
+        let (news, mut told) = mpsc::channel(100);
+        let begin = Instant::now();
+        let runner = Runner::new(4096, Arc::new(NoAliases));
+        let running = runner
+            .start(&definition, move |result| news.try_send((Instant::now(), result)).unwrap())
+            .unwrap();
+
+        let (at, result) = told.recv().await.unwrap();
+        assert_eq!(result, CheckResult::critical("HTTP"));
+        // A part of the interval, then three runs of 2 s with 10 s after each but the last.
+        let (first, rest) = (Duration::from_secs(10), Duration::from_secs(3 * 2 + 2 * 10));
+        let took = at - begin;
+        assert!(took >= rest && took <= first + rest + Duration::from_millis(10), "{took:?}");
+
+        sleep(Duration::from_secs(100)).await;
+        assert!(told.try_recv().is_err(), "the same was told twice");
+        drop(running);
+        assert!(told.recv().await.is_none(), "it still runs");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_check_is_not_run() {
+        let runner = Runner::new(4096, Arc::new(NoAliases));
+        let nothing = runner.start(&CheckDefinition::default(), |_| ());
+        assert_eq!(nothing.err(), Some(KindError::None));
+    }
+}

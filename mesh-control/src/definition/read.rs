@@ -140,12 +140,14 @@ impl Files<'_> {
                         if service.value.name.is_empty() {
                             self.error(item.at, "a service has no name", None);
                         }
+                        self.service_checks(item);
                         self.read.services.push(service);
                     }
                 }
             } else if is("check") || is("checks") {
                 for item in items(value) {
                     let check = self.decode(item, &key.text);
+                    self.check_kind(check.as_ref(), item);
                     self.read.checks.extend(check);
                 }
             } else if is("config_entries") {
@@ -157,6 +159,25 @@ impl Files<'_> {
         let rest = Node { at: root.at, value: Tree::Map(rest) };
         if let Some(settings) = self.decode::<Settings>(&rest, "") {
             self.read.settings.merge(settings.value);
+        }
+    }
+
+    /// Tells which checks of a service are none.
+    fn service_checks(&mut self, service: &Node) {
+        let Tree::Map(entries) = &service.value else { return };
+        for (key, value) in entries {
+            if ["check", "checks"].iter().any(|word| decode::same_letters(&key.text, word)) {
+                for item in items(value) {
+                    let check = self.decode(item, &key.text);
+                    self.check_kind(check.as_ref(), item);
+                }
+            }
+        }
+    }
+
+    fn check_kind(&mut self, check: Option<&Defined<CheckDefinition>>, item: &Node) {
+        if let Some(Err(error)) = check.map(|check| check.value.kind()) {
+            self.error(item.at, error.to_string(), None);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Verdicts that Consul 1.8.7 gave, errors, limits and properties.
 //!
-//! `tests/verdicts.txt` holds expressions with what Consul kept of `tests/instances.json`. Where
-//! `MESH_TEST_CONSUL` names a Consul (`127.0.0.1:8500`), it is asked all of them again.
+//! `tests/verdicts.txt` holds expressions with what Consul kept of `tests/instances.json`. Where a
+//! Consul is at hand, it is asked all of them again.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -74,7 +74,7 @@ fn verdicts_are_those_of_consul() {
 
 /// Asks a Consul, by HTTP/1.0: the body ends with the connection.
 fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("a Consul at MESH_TEST_CONSUL");
+    let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let length = body.len();
     write!(stream, "{method} /v1/{path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -85,12 +85,13 @@ fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-#[test]
-fn consul_still_gives_these_verdicts() {
-    let Ok(consul) = std::env::var("MESH_TEST_CONSUL") else {
-        eprintln!("skipped: MESH_TEST_CONSUL names no Consul to ask");
+#[tokio::test]
+async fn consul_still_gives_these_verdicts() {
+    let Some(consul) = testkit::consul::Consul::start("consul_still_gives_these_verdicts").await
+    else {
         return;
     };
+    let consul = consul.address().to_string();
     let (no_id, no_checks) = (json!(""), json!([]));
     for instance in instances() {
         let node = &instance["Node"];

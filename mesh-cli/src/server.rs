@@ -3,7 +3,8 @@
 //! SIGTERM, SIGINT and a request to leave drain, a second one ends at once. Exit codes: 0 drained in time, 1 failed or
 //! cut off.
 
-use mesh_control::server::{Secret, Server, Settings};
+use mesh_control::server::{Server, Settings};
+use mesh_control::types::Token;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,11 +57,11 @@ struct Common {
 
     /// A token that may do everything. Without any token, whoever reaches the API may. Give it by
     /// the environment: what is on a command line, every user of the machine sees.
-    #[arg(long, value_name = "TOKEN", env = "MESH_MANAGEMENT_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", value_parser = token, env = "MESH_MANAGEMENT_TOKEN", hide_env_values = true)]
     management_token: Option<Token>,
 
     /// A token that may read.
-    #[arg(long, value_name = "TOKEN", env = "MESH_READ_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", value_parser = token, env = "MESH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<Token>,
 
     /// Further names under which clients reach the API, with commas between them. IP addresses,
@@ -70,15 +71,8 @@ struct Common {
 }
 
 /// A token that is not empty.
-#[derive(Clone, Debug)]
-struct Token(Secret);
-
-impl std::str::FromStr for Token {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() { Err("a token is not empty") } else { Ok(Self(Secret::new(text))) }
-    }
+fn token(text: &str) -> Result<Token, &'static str> {
+    if text.is_empty() { Err("a token is not empty") } else { Ok(Token::new(text)) }
 }
 
 impl From<DevArgs> for Args {
@@ -120,8 +114,8 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     settings.http = args.common.http;
     settings.data_dir = args.data_dir;
     settings.datacenter = args.common.datacenter;
-    settings.management_tokens.extend(args.common.management_token.map(|token| token.0));
-    settings.read_tokens.extend(args.common.read_token.map(|token| token.0));
+    settings.management_tokens.extend(args.common.management_token);
+    settings.read_tokens.extend(args.common.read_token);
     settings.host_names = args.common.host_names;
     if let Some(name) = args.common.node_name {
         settings.node_name = name;

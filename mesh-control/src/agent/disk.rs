@@ -21,11 +21,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::Token;
 use crate::check::SavedTtl;
-use crate::types::{CheckDefinition, NodeService};
+use crate::types::{CheckDefinition, NodeService, Token};
 
 /// What a file is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +54,7 @@ pub(super) struct SavedService {
     pub(super) checks: Vec<CheckDefinition>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sidecar_of: Option<String>,
-    #[serde(default, with = "token")]
+    #[serde(default, serialize_with = "reveal")]
     pub(super) token: Token,
 }
 
@@ -65,7 +64,7 @@ pub(super) struct SavedService {
 pub(super) struct SavedCheck {
     #[serde(flatten)]
     pub(super) what: SavedWhat,
-    #[serde(default, with = "token")]
+    #[serde(default, serialize_with = "reveal")]
     pub(super) token: Token,
 }
 
@@ -80,18 +79,9 @@ pub(super) enum SavedWhat {
     },
 }
 
-mod token {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::Token;
-
-    pub(super) fn serialize<S: Serializer>(token: &Token, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(token.reveal())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Token, D::Error> {
-        String::deserialize(from).map(Token::new)
-    }
+/// A token is kept as it is: the file is our own user's alone.
+fn reveal<S: Serializer>(token: &Token, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(token.reveal())
 }
 
 /// A file's content: the ID that it is of stands in it.

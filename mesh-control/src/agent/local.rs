@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use twox_hash::XxHash64;
 
+use super::Source;
 use super::catalog::{Deregistration, Gone, OfNode, Registration};
-use super::{Source, Token};
 use crate::check::{CheckResult, CriticalSince, Running, Ttl};
-use crate::types::{CheckDefinition, CheckStatus, HealthCheck, Node, NodeService};
+use crate::types::{CheckDefinition, CheckStatus, HealthCheck, Node, NodeService, Token};
 
 /// The check that the servers keep of a node themselves.
 const OF_THE_SERVERS: &str = "serfHealth";

@@ -26,7 +26,6 @@ mod register;
 mod registry;
 mod service;
 mod sync;
-mod token;
 
 #[cfg(test)]
 pub(crate) mod scratch;
@@ -49,12 +48,11 @@ pub use catalog::{Catalog, CatalogError, Deregistration, Gone, OfNode, Registrat
 pub use error::AgentError;
 pub use registry::OfRegistry;
 pub use service::instance_id;
-pub use token::Token;
 
 use crate::check::{CheckResult, Runner};
 use crate::definition::SIDECAR_PORTS;
 use crate::types::{
-    CheckDefinition, CheckStatus, HealthCheck, Node, NodeService, ServiceDefinition,
+    CheckDefinition, CheckStatus, HealthCheck, Node, NodeService, ServiceDefinition, Token,
 };
 use disk::Disk;
 use local::Local;

@@ -11,11 +11,13 @@ use tokio::time::{Instant, sleep_until};
 use super::disk::{Disk, Folder, Saved, SavedCheck, SavedService, SavedWhat};
 use super::local::{Check, Local, Service};
 use super::service::{checks_of, health_of, instance, instance_id, single_check};
-use super::{AgentError, Scripts, Shared, Source, Terms, Token};
+use super::{AgentError, Scripts, Shared, Source, Terms};
 use crate::check::{AliasSource, Aliased, CheckResult, Kind, Running, SavedTtl, Ttl};
 use crate::clock;
 use crate::definition::{SIDECAR_SUFFIX, free_port, sidecar};
-use crate::types::{CheckDefinition, CheckStatus, HealthCheck, NodeService, ServiceDefinition};
+use crate::types::{
+    CheckDefinition, CheckStatus, HealthCheck, NodeService, ServiceDefinition, Token,
+};
 
 /// The node's maintenance.
 const NODE_MAINTENANCE: &str = "_node_maintenance";
@@ -32,10 +34,8 @@ struct Ready {
 
 impl Ready {
     fn new(definition: &ServiceDefinition, token: &Token) -> Result<Self, AgentError> {
-        let token = match definition.token.as_str() {
-            "" => token.clone(),
-            own => Token::new(own),
-        };
+        let own = &definition.token;
+        let token = if own.is_empty() { token.clone() } else { own.clone() };
         let (instance, checks) = (instance(definition)?, checks_of(definition)?);
         Ok(Self { instance, checks, token, sidecar_of: None })
     }

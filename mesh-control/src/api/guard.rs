@@ -151,7 +151,8 @@ fn needed(method: &Method, path: &str) -> Right {
     }
 }
 
-fn token<'a>(query: &'a Parameters, headers: &'a HeaderMap) -> Option<&'a str> {
+/// The token that a request came with: of its query, its own header, or `Authorization`.
+pub(super) fn token<'a>(query: &'a Parameters, headers: &'a HeaderMap) -> Option<&'a str> {
     let header = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let bearer = || {
         let (scheme, token) = header("authorization")?.split_once(' ')?;

@@ -29,7 +29,7 @@ mod yaml;
 pub use files::{LoadError, load};
 pub use read::{Defined, Definitions, read};
 pub use settings::{
-    Acl, Addresses, DefaultPolicy, Listen, LogLevel, Port, Ports, Secret, Settings, Tokens,
+    Acl, Addresses, DefaultPolicy, Listen, LogLevel, Port, Ports, Settings, Tokens,
 };
 pub use sidecar::{SIDECAR_PORTS, SIDECAR_SUFFIX, SidecarError, free_port, sidecar};
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use crate::types::GoDuration;
+use crate::types::{GoDuration, Token};
 
 /// Settings of the agent and of the server. What is written nowhere is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -105,9 +105,9 @@ pub struct Acl {
 pub struct Tokens {
     /// May do everything. Consul's words for it: `initial_management`, formerly `master`.
     #[serde(alias = "initial_management", alias = "master")]
-    pub management: Option<Secret>,
+    pub management: Option<Token>,
     /// May read everything.
-    pub read_only: Option<Secret>,
+    pub read_only: Option<Token>,
 }
 
 /// What a request without a token may do.
@@ -141,25 +141,6 @@ pub enum LogLevel {
     /// What went wrong.
     #[serde(alias = "err", alias = "ERR", alias = "ERROR")]
     Error,
-}
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, to compare with.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 /// A port to listen on. A negative number turns the interface off; 0 takes any free port (Consul

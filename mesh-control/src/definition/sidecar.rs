@@ -97,7 +97,9 @@ pub fn sidecar(
     };
     or(&mut made.name, &format!("{}{SIDECAR_SUFFIX}", service.name));
     or(&mut made.address, &service.address);
-    or(&mut made.token, &service.token);
+    if made.token.is_empty() {
+        made.token.clone_from(&service.token);
+    }
     if made.tags.is_empty() {
         made.tags.clone_from(&service.tags);
     }
@@ -207,7 +209,7 @@ mod tests {
             }},
         });
         let made = sidecar(&service(&web), |_| panic!("a port is named")).unwrap().unwrap();
-        assert_eq!(made.token, "t", "it is registered with the service's token");
+        assert_eq!(made.token.reveal(), "t", "it is registered with the service's token");
         let made = serde_json::to_value(made).unwrap();
         for (path, wanted) in [
             ("/ID", json!("web-sidecar-proxy")),

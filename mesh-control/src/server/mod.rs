@@ -26,6 +26,7 @@ use crate::agent::AgentError;
 use crate::api::{self, Access, Api, Control};
 use crate::registry::Registry;
 use crate::store::{Embedded, Opened, StoreError};
+use crate::types::Token;
 
 /// Connections served at once; more wait to be accepted. A blocked HTTP/1 query takes one.
 const CONNECTIONS: usize = 16_384;
@@ -52,9 +53,9 @@ pub struct Settings {
     /// where that is every address.
     pub advertise: Option<IpAddr>,
     /// Tokens that may do everything; without any token, everyone may, who reaches the API.
-    pub management_tokens: Vec<Secret>,
+    pub management_tokens: Vec<Token>,
     /// Tokens that may read.
-    pub read_tokens: Vec<Secret>,
+    pub read_tokens: Vec<Token>,
     /// Further names under which clients reach the API.
     pub host_names: Vec<String>,
 }
@@ -71,24 +72,6 @@ impl Default for Settings {
             node_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             advertise: None,
         }
-    }
-}
-
-/// What nobody is to see: it is not told by `Debug`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps it.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
     }
 }
 
@@ -151,8 +134,8 @@ impl Server {
     /// See [`StartError`]; nothing runs then.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let mut access = Access::default();
-        settings.management_tokens.iter().for_each(|token| access.allow_management(&token.0));
-        settings.read_tokens.iter().for_each(|token| access.allow_reading(&token.0));
+        settings.management_tokens.iter().for_each(|token| access.allow_management(token.reveal()));
+        settings.read_tokens.iter().for_each(|token| access.allow_reading(token.reveal()));
         settings.host_names.iter().for_each(|name| access.allow_host(name));
         access.allow_host(&settings.node_name);
         if !settings.http.ip().is_loopback() && !access.is_closed() {

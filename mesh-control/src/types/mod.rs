@@ -10,6 +10,7 @@ mod duration;
 mod node;
 mod null;
 mod service;
+mod token;
 
 pub use check::{CheckDefinition, CheckStatus, HealthCheck, HealthCheckDefinition};
 pub use duration::{GoDuration, GoDurationError};
@@ -17,3 +18,4 @@ pub use node::Node;
 pub use service::{
     Connect, NodeService, Proxy, ServiceAddress, ServiceDefinition, ServiceKind, Upstream, Weights,
 };
+pub use token::Token;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::CheckDefinition;
+use super::{CheckDefinition, Token};
 
 /// What kind of a service it is: empty in JSON for an ordinary one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -180,7 +180,7 @@ pub struct ServiceDefinition {
     pub connect: Option<Connect>,
     /// Token to register it with. Never told back.
     #[serde(skip_serializing)]
-    pub token: String,
+    pub token: Token,
 }
 
 /// An instance of a service as the catalog keeps it.

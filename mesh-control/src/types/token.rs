@@ -2,8 +2,12 @@
 
 use std::fmt;
 
-/// A token to register with; empty where none is needed. `Debug` does not show it.
-#[derive(Clone, Default, PartialEq, Eq)]
+use serde::Deserialize;
+
+/// A token; empty where none is needed. `Debug` does not show it, and it is not serialised by
+/// itself: what has to be kept or sent is [revealed](Token::reveal) there.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
 pub struct Token(String);
 
 impl Token {
@@ -13,7 +17,7 @@ impl Token {
         Self(token.into())
     }
 
-    /// The token itself, to send it or to keep it.
+    /// The token itself, to compare it, to send it or to keep it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

@@ -15,10 +15,10 @@ use serde::Deserialize;
 
 use super::parameters::truth;
 use super::query::{Name, Narrow, read_body};
-use super::{Answer, Api, ApiError, GET, PUT, Parameters, Route};
-use crate::agent::{Agent, AgentError, ServiceHealth, Terms, Token};
+use super::{Answer, Api, ApiError, GET, PUT, Parameters, Route, guard};
+use crate::agent::{Agent, AgentError, ServiceHealth, Terms};
 use crate::filter::Shape;
-use crate::types::{CheckDefinition, CheckStatus, ServiceDefinition};
+use crate::types::{CheckDefinition, CheckStatus, ServiceDefinition, Token};
 use told::{Health, Local};
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
@@ -108,15 +108,9 @@ impl Api {
     }
 }
 
-/// The token that a request came with.
-fn token(headers: &HeaderMap, parameters: &Parameters) -> Token {
-    let header = headers.get("x-consul-token").and_then(|token| token.to_str().ok());
-    let bearer = || {
-        let header = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        header.strip_prefix("Bearer ").map(str::trim)
-    };
-    let token = header.or_else(bearer).or_else(|| parameters.value("token"));
-    Token::new(token.unwrap_or_default())
+/// The token that a request came with: the one that it was let in by.
+fn token(parameters: &Parameters, headers: &HeaderMap) -> Token {
+    Token::new(guard::token(parameters, headers).unwrap_or_default())
 }
 
 /// What changes something answers nothing.
@@ -163,12 +157,8 @@ async fn register_service(
     body: Bytes,
 ) -> Result<Answer, ApiError> {
     let definition: ServiceDefinition = read_body(&body)?;
-    let token = match definition.token.is_empty() {
-        true => token(&headers, &parameters),
-        false => Token::new(definition.token.clone()),
-    };
     let replace = parameters.flag("replace-existing-checks");
-    let terms = Terms::api(token).replacing_checks(replace);
+    let terms = Terms::api(token(&parameters, &headers)).replacing_checks(replace);
     Ok(api.agent()?.register_service(definition, terms).await.map(done)?)
 }
 
@@ -188,7 +178,7 @@ async fn service_maintenance(
     let agent = api.agent()?;
     if enable {
         let reason = parameters.value("reason").unwrap_or_default();
-        let token = token(&headers, &parameters);
+        let token = token(&parameters, &headers);
         agent.begin_service_maintenance(&id, reason, token).await?;
     } else {
         agent.end_service_maintenance(&id).await?;
@@ -220,7 +210,7 @@ async fn register_check(
     body: Bytes,
 ) -> Result<Answer, ApiError> {
     let definition: CheckDefinition = read_body(&body)?;
-    let terms = Terms::api(token(&headers, &parameters));
+    let terms = Terms::api(token(&parameters, &headers));
     Ok(api.agent()?.register_check(definition, terms).await.map(done)?)
 }
 

@@ -99,7 +99,7 @@ async fn maintenance(
     let agent = api.agent()?;
     if enable(&parameters)? {
         let reason = parameters.value("reason").unwrap_or_default();
-        agent.begin_node_maintenance(reason, token(&headers, &parameters)).await?;
+        agent.begin_node_maintenance(reason, token(&parameters, &headers)).await?;
     } else {
         agent.end_node_maintenance().await?;
     }

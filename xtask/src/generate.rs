@@ -2,6 +2,7 @@
 //!
 //! | file | from |
 //! |---|---|
+//! | `docs/consul-compatibility.md` | `mesh-control/examples/consul_compatibility.rs` |
 //! | `docs/mesh.schema.json` | `mesh-core/examples/schema.rs` |
 
 use crate::section::{self, Verdict, cargo};
@@ -10,7 +11,10 @@ use std::fs;
 use std::process::Command;
 
 /// File, and the example that prints it.
-const FILES: &[(&str, &str)] = &[("docs/mesh.schema.json", "schema")];
+const FILES: &[(&str, &str)] = &[
+    ("docs/consul-compatibility.md", "consul_compatibility"),
+    ("docs/mesh.schema.json", "schema"),
+];
 
 /// Writes every file, or with `check` only compares.
 pub(crate) fn run(check: bool) -> Verdict {

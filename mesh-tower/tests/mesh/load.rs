@@ -122,7 +122,7 @@ async fn an_endpoint_that_fails_fast_does_not_attract_calls() {
 
 #[tokio::test]
 async fn an_endpoint_that_hangs_is_learnt_of_and_ejected() {
-    for (balance, most) in [("PeakEwma", 5), ("RoundRobin", 5)] {
+    for balance in ["PeakEwma", "RoundRobin"] {
         let endpoints = [
             ScriptedEndpoint::http1(Reply::hang()).await,
             ScriptedEndpoint::http1(Reply::status(200)).await,
@@ -130,18 +130,15 @@ async fn an_endpoint_that_hangs_is_learnt_of_and_ejected() {
         let limits = format!("timeouts: {{ request: 50ms }}, pick: {{ policy: {balance} }}");
         let mesh =
             mesh(&format!("{}{}", policy(&limits), service("inventory", &addresses(&endpoints))));
-        let mut late = 0;
         for _ in 0..40 {
             match get(&mesh, "http://inventory/").await {
                 Ok(status) => assert_eq!(status, StatusCode::OK),
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Deadline, "{error}");
-                    late += 1;
-                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Deadline, "{error}"),
             }
         }
-        assert!((1..=most).contains(&late), "{balance}: {late} of 40 calls ran out of time");
-        assert_eq!(endpoints[0].calls(), late, "{balance}");
+        // By its own count: on a busy machine, a call to the other may run out of time, too.
+        let sent = endpoints[0].calls();
+        assert!((1..=5).contains(&sent), "{balance}: {sent} of 40 calls went to what hangs");
     }
 }
 

@@ -77,8 +77,8 @@ impl MeshBuilder {
         self
     }
 
-    /// The Consul of Services with `endpoints.consul`. Default: the agent of this machine,
-    /// 127.0.0.1:8500.
+    /// The Consul of Services with `endpoints.consul`, and of [`Mesh::watch_kv`]. Default: the
+    /// agent of this machine, 127.0.0.1:8500.
     #[cfg(feature = "consul")]
     #[must_use]
     pub fn consul(mut self, consul: Consul) -> Self {

@@ -28,6 +28,8 @@ use mesh_core::fault::Active;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::{DestinationName, Swap};
 use mesh_discovery::config_files;
+#[cfg(feature = "consul")]
+use mesh_discovery::consul::KvWatch;
 use parking_lot::Mutex;
 use std::fmt;
 use std::io;
@@ -210,6 +212,30 @@ impl Mesh {
 
     pub(crate) const fn own_worker(&self) -> Worker {
         self.worker
+    }
+
+    /// Follows the keys of Consul's store that begin with `prefix`, one consistent version at a
+    /// time; of the Consul that [`MeshBuilder::consul`](crate::MeshBuilder::consul) or the
+    /// environment names. To be called inside a tokio runtime.
+    ///
+    /// ```no_run
+    /// # async fn example(mesh: mesh_tower::Mesh) {
+    /// use mesh_discovery::consul::KvUpdate;
+    ///
+    /// let mut config = mesh.watch_kv("redis/config/");
+    /// while let Some(update) = config.changed().await {
+    ///     match update {
+    ///         KvUpdate::Pairs(version) => println!("{:?}", version.get("redis/config/devops")),
+    ///         KvUpdate::Failed(why) => eprintln!("{why}; what was read last stays"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[cfg(feature = "consul")]
+    #[must_use]
+    pub fn watch_kv(&self, prefix: &str) -> KvWatch {
+        self.shared.environment.sources.consul.watch_kv(prefix)
     }
 
     /// The calls that are delayed on purpose now.

@@ -5,7 +5,7 @@
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use mesh_discovery::consul::Config;
+use mesh_discovery::consul::{Config, KvUpdate};
 use mesh_tower::{Body, Error, Mesh, MeshBuilder};
 use std::time::Duration;
 use testkit::consul::Consul;
@@ -178,4 +178,15 @@ async fn the_environment_names_consul() {
     consul.settled("web", 1).await;
     let address = consul.address().to_string();
     assert_eq!(run(&[("CONSUL_HTTP_ADDR", &address)]), "by the catalog");
+}
+
+#[tokio::test]
+async fn keys_are_watched_through_the_mesh() {
+    let Some(consul) = Consul::start("keys_are_watched_through_the_mesh").await else { return };
+    consul.put("/v1/kv/redis/config/devops", "value").await;
+    let mesh = builder(&consul).build().expect("a mesh");
+    let mut watch = mesh.watch_kv("redis/config/");
+    let first = tokio::time::timeout(PATIENCE, watch.changed()).await.expect("a version is due");
+    let Some(KvUpdate::Pairs(version)) = first else { panic!("{first:?}") };
+    assert_eq!(version.get("redis/config/devops").map(|value| &value[..]), Some(&b"value"[..]));
 }

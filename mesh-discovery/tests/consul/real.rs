@@ -3,8 +3,10 @@
 use crate::{consul, failure, ids, next, web};
 use mesh_core::snapshot::ConsulService;
 use mesh_core::{Declared, EndpointSpec};
+use mesh_discovery::consul::{KvPairs, KvUpdate, KvWatch};
 use mesh_discovery::{Resolve, Update, Watch};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use testkit::consul::Consul;
 
 fn at(port: u16) -> SocketAddr {
@@ -86,4 +88,70 @@ async fn a_filter_that_consul_does_not_understand_is_told_in_its_words() {
     let mut watch = consul(real.address()).service(service).watch();
     let told = failure(&mut watch).await.to_string();
     assert!(told.contains("Failed to create boolean expression evaluator"), "{told}");
+}
+
+#[tokio::test]
+async fn keys_below_a_prefix_are_seen_version_by_version() {
+    const TEST: &str = "keys_below_a_prefix_are_seen_version_by_version";
+    let Some(mut real) = Consul::start(TEST).await else { return };
+    let mut watch = consul(real.address()).watch_kv("redis/config/");
+    assert!(pairs(&mut watch).await.pairs.is_empty(), "no key is a version, too");
+    let unset = watch.latest().expect("a version").index;
+    // Both keys change in one transaction: no version has one without the other.
+    for number in 0..20 {
+        let value = |key: &str| {
+            format!(
+                r#"{{"KV":{{"Verb":"set","Key":"redis/config/{key}","Value":"{}"}}}}"#,
+                B64[number % 4]
+            )
+        };
+        real.put("/v1/txn", &format!("[{},{}]", value("a"), value("b"))).await;
+        real.put("/v1/kv/other", "unseen").await;
+    }
+    let last = loop {
+        let version = pairs(&mut watch).await;
+        let (a, b) = (version.get("redis/config/a"), version.get("redis/config/b"));
+        assert!(a.is_some() && a == b && version.pairs.len() == 2, "{version:?}");
+        if a.is_some_and(|a| a == "3") && version.index >= last_index(&real).await {
+            break version;
+        }
+    };
+    assert!(last.index > unset);
+
+    // The last version stays while Consul is away; what it has afterwards is the next.
+    real.kill();
+    assert!(matches!(told(&mut watch).await, KvUpdate::Failed(_)));
+    assert_eq!(watch.latest().as_ref(), Some(&last));
+    real.restart().await;
+    real.put("/v1/kv/redis/config/c?flags=7", "x").await;
+    let back = loop {
+        let version = pairs(&mut watch).await;
+        if version.pairs.contains_key("redis/config/c") {
+            break version;
+        }
+    };
+    assert_eq!((back.pairs.len(), back.pairs["redis/config/c"].flags), (1, 7));
+}
+
+/// `0` to `3`.
+const B64: [&str; 4] = ["MA==", "MQ==", "Mg==", "Mw=="];
+
+async fn told(watch: &mut KvWatch) -> KvUpdate {
+    tokio::time::timeout(crate::PATIENCE, watch.changed()).await.expect("due").expect("it goes on")
+}
+
+/// The next version, past failures.
+async fn pairs(watch: &mut KvWatch) -> Arc<KvPairs> {
+    loop {
+        if let KvUpdate::Pairs(version) = told(watch).await {
+            return version;
+        }
+    }
+}
+
+/// When one of the keys was written last.
+async fn last_index(real: &Consul) -> u64 {
+    let (_, body) = real.ask("GET", "/v1/kv/redis/config/a", "").await.expect("consul answers");
+    let (_, rest) = body.split_once("\"ModifyIndex\": ").expect("a pair");
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().expect("a number")
 }

@@ -597,3 +597,18 @@ fn long_chains_are_refused() {
     let config = many(64, &single);
     assert_eq!(shares(&config, "s0"), [("s64".to_owned(), 1)]);
 }
+
+#[test]
+fn an_object_of_a_later_source_replaces_its_namesake_whole() {
+    let file = services() + &splitter("a", "[{ Weight: 100, Service: b }]");
+    let sources = [
+        Source::new("mesh.yaml", file + &splitter("c", "[{ Weight: 100, Service: d }]")),
+        Source::new("later", splitter("a", "[{ Weight: 100, Service: e }]")),
+    ];
+    let documents = config::parse(&sources).expect("each is correct");
+    let twice = config::compile(&documents, 1).map(|_| ()).expect_err("none is replaced yet");
+    assert!(twice.to_string().contains("service-splitter `a` is defined twice"), "{twice}");
+    let (before, documents) = (documents.len(), documents.replaced_from(1));
+    assert_eq!(documents.len(), before - 1);
+    config::compile(&documents, 1).expect("one of each name is left");
+}

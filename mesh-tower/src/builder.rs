@@ -39,6 +39,8 @@ pub struct MeshBuilder {
     #[cfg(feature = "consul")]
     consul: Option<Consul>,
     names_by_consul: bool,
+    #[cfg(feature = "consul")]
+    consul_entries: bool,
     workers: usize,
     server_tls: Option<ServerTls>,
     service: Option<DestinationName>,
@@ -77,8 +79,8 @@ impl MeshBuilder {
         self
     }
 
-    /// The Consul of Services with `endpoints.consul`, and of [`Mesh::watch_kv`]. Default: the
-    /// agent of this machine, 127.0.0.1:8500.
+    /// The Consul of Services with `endpoints.consul`, of configuration entries and of
+    /// [`Mesh::watch_kv`]. Default: the agent of this machine, 127.0.0.1:8500.
     #[cfg(feature = "consul")]
     #[must_use]
     pub fn consul(mut self, consul: Consul) -> Self {
@@ -96,16 +98,28 @@ impl MeshBuilder {
         self
     }
 
+    /// Consul's configuration entries (`service-router`, `service-splitter`, `service-resolver`,
+    /// `service-defaults`) are laid over the files, live ([`crate::entries`]). What is called
+    /// before Consul has told them goes by the files alone. Off.
+    #[cfg(feature = "consul")]
+    #[must_use]
+    pub const fn consul_entries(mut self) -> Self {
+        self.consul_entries = true;
+        self
+    }
+
     /// As the environment says, by the variables that Consul's own programs read
     /// ([`mesh_discovery::consul::Config::from_env`]): with `CONSUL_HTTP_ADDR` that Consul is asked,
-    /// names are its services. Without, nothing changes.
+    /// names are its services, and its configuration entries are followed. Without, nothing changes.
     ///
     /// # Errors
     /// When a variable cannot be used.
     #[cfg(feature = "consul")]
     pub fn consul_from_env(self) -> Result<Self, BuildError> {
         match mesh_discovery::consul::Config::from_env() {
-            Ok(Some(config)) => Ok(self.consul(Consul::new(config)).names_by_consul()),
+            Ok(Some(config)) => {
+                Ok(self.consul(Consul::new(config)).names_by_consul().consul_entries())
+            }
             Ok(None) => Ok(self),
             Err(error) => Err(BuildError::Variable { name: error.name, why: error.why }),
         }
@@ -223,6 +237,10 @@ impl MeshBuilder {
         let mesh = Mesh::start(environment, Metrics::new(), server_tls, self.service);
         if !sources.is_empty() {
             mesh.configure(&sources)?;
+        }
+        #[cfg(feature = "consul")]
+        if self.consul_entries {
+            mesh.follow_entries();
         }
         Ok(mesh)
     }

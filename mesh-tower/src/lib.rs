@@ -17,6 +17,8 @@ pub mod deadline;
 mod descriptors;
 mod destination;
 mod draws;
+#[cfg(feature = "consul")]
+pub mod entries;
 mod explain;
 mod fault;
 mod fields;

@@ -7,7 +7,7 @@ mod configuring;
 mod live;
 mod routing;
 
-pub(crate) use self::configuring::connect_settings;
+pub(crate) use self::configuring::{Configured, connect_settings};
 use self::live::Live;
 pub(crate) use self::routing::{RoutedConnection, Stop};
 use crate::balance::Balance;
@@ -16,6 +16,8 @@ use crate::caller;
 use crate::channel::Channel;
 use crate::clock;
 use crate::destination::{Destination, DestinationState, Environment};
+#[cfg(feature = "consul")]
+use crate::entries::Following;
 use crate::listen::{Drains, Listener};
 use crate::mirror;
 use crate::plain::Plain;
@@ -34,6 +36,8 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+#[cfg(feature = "consul")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::ToSocketAddrs;
 use tokio::sync::Semaphore;
@@ -41,17 +45,20 @@ use tokio::sync::Semaphore;
 /// See the [module docs](self).
 #[derive(Clone)]
 pub struct Mesh {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     worker: Worker,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     live: Swap<Live>,
     plain: Arc<Plain>,
     /// Held from the reading of a configuration until it is in force.
-    configuring: Mutex<()>,
+    pub(crate) configured: Mutex<Configured>,
+    /// The task that follows configuration entries.
+    #[cfg(feature = "consul")]
+    pub(crate) following: OnceLock<Following>,
     version: AtomicU64,
-    environment: Environment,
+    pub(crate) environment: Environment,
     metrics: Metrics,
     /// Calls that are delayed on purpose now.
     faults: Active,
@@ -72,7 +79,7 @@ impl Mesh {
     /// which is that of the proxy). With none, authorities are plain DNS names and the default
     /// policy applies. `MESH_LOCALITY`, `MESH_LABELS` and `MESH_CALLER_NUMBER` say who calls
     /// ([`MeshBuilder::caller`]). With feature `consul`, `CONSUL_HTTP_ADDR` makes names those of
-    /// that Consul (`MeshBuilder::consul_from_env`).
+    /// that Consul and follows its configuration entries (`MeshBuilder::consul_from_env`).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), mesh_tower::BuildError> {
@@ -268,7 +275,9 @@ impl Mesh {
         let shared = Shared {
             live: Swap::new(live),
             plain: Plain::new(environment.clone(), metrics.clone()),
-            configuring: Mutex::new(()),
+            configured: Mutex::default(),
+            #[cfg(feature = "consul")]
+            following: OnceLock::new(),
             version: AtomicU64::new(0),
             environment,
             metrics,

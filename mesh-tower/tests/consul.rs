@@ -5,11 +5,13 @@
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use mesh_core::config::Source;
 use mesh_discovery::consul::{Config, KvUpdate};
 use mesh_tower::{Body, Error, Mesh, MeshBuilder};
 use std::time::Duration;
 use testkit::consul::Consul;
 use testkit::endpoint::{Reply, ScriptedEndpoint};
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 /// Longer than any machine under load should need.
@@ -178,6 +180,100 @@ async fn the_environment_names_consul() {
     consul.settled("web", 1).await;
     let address = consul.address().to_string();
     assert_eq!(run(&[("CONSUL_HTTP_ADDR", &address)]), "by the catalog");
+}
+
+#[tokio::test]
+async fn configuration_entries_shift_traffic_live() {
+    const TEST: &str = "configuration_entries_shift_traffic_live";
+    let Some(consul) = Consul::start(TEST).await else { return };
+    let (one, two) = (named("v1").await, named("v2").await);
+    consul.register("web", "web-1", one.address()).await;
+    consul.register("web-next", "web-2", two.address()).await;
+    consul.settled("web", 1).await;
+    consul.settled("web-next", 1).await;
+    let write = async |entry: &str| consul.put("/v1/config", entry).await;
+    for name in ["web", "web-next"] {
+        write(&format!(r#"{{"Kind":"service-defaults","Name":"{name}","Protocol":"http"}}"#)).await;
+    }
+    let mesh = builder(&consul).names_by_consul().consul_entries().build().expect("a mesh");
+    until_calls(&mesh, "http://web/", 10, |body| body == "v1").await;
+
+    let all_to = |service: &str| {
+        format!(
+            r#"{{"Kind":"service-splitter","Name":"web","Splits":[{{"Weight":100,"Service":"{service}"}}]}}"#
+        )
+    };
+    write(&all_to("web-next")).await;
+    let written = Instant::now();
+    until_calls(&mesh, "http://web/", 1, |body| body == "v2").await;
+    testkit::figure(
+        TEST,
+        &format!("traffic follows a splitter {:?} after it is written", written.elapsed()),
+    );
+    until_calls(&mesh, "http://web/", 50, |body| body == "v2").await;
+
+    // What cannot be put in force changes nothing, and says why.
+    write(
+        r#"{"Kind":"service-resolver","Name":"web-next",
+            "Subsets":{"well":{"OnlyPassing":true}}}"#,
+    )
+    .await;
+    testkit::until("the resolver is refused", || !mesh.refused_entries().is_empty()).await;
+    let refused = mesh.refused_entries();
+    assert_eq!((refused[0].kind, &*refused[0].name), ("service-resolver", "web-next"));
+    assert!(refused[0].why.contains("`OnlyPassing` is not supported"), "{}", refused[0].why);
+    until_calls(&mesh, "http://web/", 20, |body| body == "v2").await;
+
+    // The others go on being followed meanwhile; what is taken away is gone.
+    write(
+        r#"{"Kind":"service-router","Name":"web","Routes":[{
+            "Match":{"HTTP":{"PathPrefix":"/old"}},
+            "Destination":{"Service":"web-next","PrefixRewrite":"/","NumRetries":1}}]}"#,
+    )
+    .await;
+    write(&all_to("web")).await;
+    until_calls(&mesh, "http://web/", 20, |body| body == "v1").await;
+    until_calls(&mesh, "http://web/old/x", 20, |body| body == "v2").await;
+    for kind in ["service-router", "service-splitter"] {
+        let (status, said) = consul
+            .ask("DELETE", &format!("/v1/config/{kind}/web"), "")
+            .await
+            .expect("consul answers");
+        assert_eq!(status, 200, "{said}");
+    }
+    until_calls(&mesh, "http://web/old/x", 20, |body| body == "v1").await;
+}
+
+#[tokio::test]
+async fn entries_stay_when_consul_goes_and_when_files_are_read_again() {
+    const TEST: &str = "entries_stay_when_consul_goes_and_when_files_are_read_again";
+    let Some(mut consul) = Consul::start(TEST).await else { return };
+    let (one, two) = (named("v1").await, named("v2").await);
+    let file = format!(
+        "apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: web }}\n\
+         spec: {{ endpoints: {{ static: ['{}'] }} }}\n---\n\
+         apiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: next }}\n\
+         spec: {{ endpoints: {{ static: ['{}'] }} }}\n",
+        one.address(),
+        two.address()
+    );
+    for name in ["web", "next"] {
+        let entry = format!(r#"{{"Kind":"service-defaults","Name":"{name}","Protocol":"http"}}"#);
+        consul.put("/v1/config", &entry).await;
+    }
+    let split =
+        r#"{"Kind":"service-splitter","Name":"web","Splits":[{"Weight":100,"Service":"next"}]}"#;
+    consul.put("/v1/config", split).await;
+    let mesh = builder(&consul).config_text("mesh.yaml", file.clone()).consul_entries();
+    let mesh = mesh.build().expect("a mesh");
+    until_calls(&mesh, "http://web/", 20, |body| body == "v2").await;
+    consul.kill();
+    until_calls(&mesh, "http://web/", 20, |body| body == "v2").await;
+    mesh.configure(&[Source::new("mesh.yaml", file)]).expect("the same again");
+    until_calls(&mesh, "http://web/", 20, |body| body == "v2").await;
+    let wrong = mesh.configure(&[Source::new("mesh.yaml", "kind: Nothing")]);
+    assert!(wrong.is_err(), "files are told as ever");
+    until_calls(&mesh, "http://web/", 20, |body| body == "v2").await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use super::span;
 use super::tree::{self, Node, Value};
 use crate::name::{DEFAULT_NAMESPACE, DestinationName};
 use crate::policy::Policy;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,25 @@ impl Documents {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.objects.len()
+    }
+
+    /// The Services, each with its namespace before its name.
+    pub fn services(&self) -> impl Iterator<Item = (&str, &str)> {
+        let services = self.objects.iter().filter(|object| object.kind == Kind::Service);
+        services.map(|object| (&*object.namespace, object.name.value.as_str()))
+    }
+
+    /// Without the objects of earlier sources that one of the sources from number `from` on has too,
+    /// by kind, namespace and name: the later ones replace them whole.
+    #[must_use]
+    pub fn replaced_from(mut self, from: usize) -> Self {
+        let is_later = |object: &Object| object.name.at.source as usize >= from;
+        let key =
+            |object: &Object| (object.kind, object.namespace.clone(), object.name.value.clone());
+        let later: HashSet<_> =
+            self.objects.iter().filter(|object| is_later(object)).map(key).collect();
+        self.objects.retain(|object| is_later(object) || !later.contains(&key(object)));
+        self
     }
 
     /// Whether there is none.

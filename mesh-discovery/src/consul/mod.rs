@@ -1,11 +1,12 @@
-//! Consul: instances and their health from its catalog, and its key-value store, by
-//! blocking queries (feature `consul`).
+//! Consul: instances and their health from its catalog, its configuration entries, and its
+//! key-value store, by blocking queries (feature `consul`).
 //!
 //! Any server with the same HTTP API will do: Consul 1.4 or later, or another that speaks it.
 //!
 //! - **Instances**: [`Consul::service`]; what an instance's checks, weights and metadata make of an
 //!   endpoint is told in `health.rs`.
-//! - **Key-value pairs**: [`Consul::watch_kv`].
+//! - **Configuration entries**: [`Consul::watch_entries`]. **Key-value pairs**:
+//!   [`Consul::watch_kv`].
 //! - **When**: a blocking query per watch, each with a connection of its own, as `blocking.rs` says:
 //!   a change arrives as soon as Consul has it. Nudges are not followed: what could be asked is
 //!   being waited for already. An agent serves 200 connections per client address unless its
@@ -18,12 +19,14 @@
 mod blocking;
 mod client;
 mod config;
+mod entries;
 mod follow;
 mod health;
 mod kv;
 mod tls;
 
 pub use config::{Address, Config, InvalidAddress, InvalidToken, InvalidVariable, Token};
+pub use entries::{EntriesUpdate, EntriesWatch, Entry};
 pub use kv::{KvPair, KvPairs, KvUpdate, KvWatch};
 
 use crate::{Failure, Resolve, Watch};

@@ -6,8 +6,12 @@ use crate::builder::BuildError;
 use crate::connect;
 use crate::descriptors;
 use crate::destination::Destination;
+#[cfg(feature = "consul")]
+use crate::entries::Entries;
 use crate::tls;
-use mesh_core::config::{self, Diagnostic, Source};
+#[cfg(not(feature = "consul"))]
+use mesh_core::config;
+use mesh_core::config::{Diagnostic, Source};
 use mesh_core::snapshot::{DestinationConfig, Snapshot};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,20 +25,49 @@ impl Mesh {
     /// # Errors
     /// When a document is wrong or a certificate cannot be read; the configuration in force stays.
     pub fn configure(&self, sources: &[Source]) -> Result<u64, BuildError> {
-        let documents = config::parse(sources).map_err(BuildError::Config)?;
-        let shared = &self.shared;
-        let _configuring = shared.configuring.lock();
-        let version = shared.version.load(Ordering::Relaxed) + 1;
-        let snapshot = config::compile(&documents, version).map_err(BuildError::Config)?;
-        shared.apply(snapshot, sources)?;
-        shared.version.store(version, Ordering::Relaxed);
+        let mut configured = self.shared.configured.lock();
+        let version = self.shared.put(&mut configured, sources)?;
+        configured.files = sources.to_vec();
         Ok(version)
     }
 }
 
+/// What the configuration in force was made of.
+#[derive(Default)]
+pub(crate) struct Configured {
+    pub(crate) files: Vec<Source>,
+    #[cfg(feature = "consul")]
+    pub(crate) entries: Entries,
+}
+
 impl Shared {
+    /// Puts files in force, with what of Consul's entries fits, whole or not at all.
+    pub(crate) fn put(
+        &self,
+        configured: &mut Configured,
+        files: &[Source],
+    ) -> Result<u64, BuildError> {
+        let version = self.version.load(Ordering::Relaxed) + 1;
+        #[cfg(feature = "consul")]
+        {
+            let settled = configured.entries.settle(files, version).map_err(BuildError::Config)?;
+            self.apply(settled.snapshot, &settled.sources)?;
+            configured.entries.good = settled.good;
+            configured.entries.refused = settled.refused;
+        }
+        #[cfg(not(feature = "consul"))]
+        {
+            let _ = configured;
+            let documents = config::parse(files).map_err(BuildError::Config)?;
+            let snapshot = config::compile(&documents, version).map_err(BuildError::Config)?;
+            self.apply(snapshot, files)?;
+        }
+        self.version.store(version, Ordering::Relaxed);
+        Ok(version)
+    }
+
     /// Builds the destinations of a snapshot, those of the same name from the ones in force, and
-    /// swaps both in. The caller holds `configuring`.
+    /// swaps both in. The caller holds `configured`.
     fn apply(&self, snapshot: Snapshot, sources: &[Source]) -> Result<(), BuildError> {
         // All that can fail comes first, so that nothing is changed by halves.
         let mut wrong = Vec::new();

@@ -1,6 +1,7 @@
 //! Who is woken by what: blocking queries wait for topics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -70,10 +71,13 @@ struct Waiting {
     next: u64,
     /// How many there are.
     count: usize,
-    topics: HashMap<Topic, HashMap<u64, Arc<Notify>>>,
+    topics: HashMap<Topic, Waiters>,
     /// Waiters for keys, by prefix.
-    prefixes: HashMap<String, HashMap<u64, Arc<Notify>>>,
+    prefixes: BTreeMap<String, Waiters>,
 }
+
+/// By their number.
+type Waiters = HashMap<u64, Arc<Notify>>;
 
 impl Topics {
     /// From now on, until it is dropped, the waiter is woken by each of `topics`.
@@ -110,16 +114,25 @@ impl Topics {
     /// Wakes who waits for this: for a key, everyone who waits for a beginning of it.
     pub(super) fn wake(&self, topic: &Topic) {
         let waiting = self.waiting.lock();
-        let wake = |waiters: Option<&HashMap<u64, Arc<Notify>>>| {
-            waiters.into_iter().flat_map(HashMap::values).for_each(|waiter| waiter.notify_one());
-        };
+        let wake = |waiters: &Waiters| waiters.values().for_each(|waiter| waiter.notify_one());
         match topic {
-            Topic::Kv(_) if waiting.prefixes.is_empty() => {}
             Topic::Kv(key) => {
-                let ends = key.char_indices().map(|(at, _)| at).chain([key.len()]);
-                ends.for_each(|end| wake(waiting.prefixes.get(&key[..end])));
+                // From the longest beginning to the shortest. The greatest prefix that is not above
+                // `end` begins it, or shares with it as much as any other that could.
+                let mut end = key.as_str();
+                while let Some((prefix, waiters)) =
+                    waiting.prefixes.range::<str, _>((Unbounded, Included(end))).next_back()
+                {
+                    let same = common(prefix, end);
+                    end = &end[..same];
+                    if same == prefix.len() {
+                        wake(waiters);
+                        let Some((last, _)) = end.char_indices().next_back() else { break };
+                        end = &end[..last];
+                    }
+                }
             }
-            topic => wake(waiting.topics.get(topic)),
+            topic => waiting.topics.get(topic).into_iter().for_each(wake),
         }
     }
 }
@@ -151,24 +164,34 @@ impl Drop for Waiter<'_> {
         waiting.count -= 1;
         for topic in &self.topics {
             match topic {
-                Topic::Kv(prefix) => leave(&mut waiting.prefixes, prefix, self.number),
-                topic => leave(&mut waiting.topics, topic, self.number),
+                Topic::Kv(prefix) => {
+                    if leave(waiting.prefixes.get_mut(prefix), self.number) {
+                        waiting.prefixes.remove(prefix);
+                    }
+                }
+                topic => {
+                    if leave(waiting.topics.get_mut(topic), self.number) {
+                        waiting.topics.remove(topic);
+                    }
+                }
             }
         }
     }
 }
 
-fn leave<K: std::hash::Hash + Eq + std::borrow::Borrow<Q>, Q: std::hash::Hash + Eq + ?Sized>(
-    all: &mut HashMap<K, HashMap<u64, Arc<Notify>>>,
-    key: &Q,
-    number: u64,
-) {
-    if let Some(waiters) = all.get_mut(key) {
+/// Whether nobody waits here any more.
+fn leave(waiters: Option<&mut Waiters>, number: u64) -> bool {
+    waiters.is_some_and(|waiters| {
         waiters.remove(&number);
-        if waiters.is_empty() {
-            all.remove(key);
-        }
-    }
+        waiters.is_empty()
+    })
+}
+
+/// Bytes that both begin with, in whole characters.
+fn common(one: &str, other: &str) -> usize {
+    let mut pairs = one.char_indices().zip(other.chars());
+    let differs = pairs.find(|((_, one), other)| one != other);
+    differs.map_or_else(|| one.len().min(other.len()), |((at, _), _)| at)
 }
 
 #[cfg(test)]
@@ -188,6 +211,23 @@ mod tests {
             assert_eq!(waits.poll().is_ready(), woken, "{prefix:?}");
         }
         assert!(topics.waiting.lock().prefixes.is_empty(), "whoever is dropped is forgotten");
+    }
+
+    #[test]
+    fn a_key_finds_its_beginnings_among_all_others_however_long_it_is() {
+        let topics = Topics::default();
+        let waits = ["", "a", "aa", "aab", "ab", "a/", "a/b", "a/bü", "a/ü", "aü", "b", "ü"];
+        for key in ["", "a", "aa", "aaa", "aabb", "a/bübü", "a/bu", "a/v", "c", "üa", "ý"] {
+            let waiters = waits.map(|prefix| topics.subscribe(&[Topic::Kv(prefix.to_owned())]));
+            topics.wake(&Topic::Kv(key.to_owned()));
+            for (waiter, prefix) in waiters.iter().zip(waits) {
+                let woken = task::spawn(waiter.woken()).poll().is_ready();
+                assert_eq!(woken, key.starts_with(prefix), "{prefix:?} of {key:?}");
+            }
+        }
+        // One lookup per character of this would take minutes.
+        let _waits = topics.subscribe(&[Topic::Kv("b".to_owned())]);
+        topics.wake(&Topic::Kv("a".repeat(512 * 1024)));
     }
 
     #[test]

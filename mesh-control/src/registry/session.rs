@@ -22,7 +22,7 @@ use crate::types::{CheckStatus, GoDuration};
 
 /// Shortest and longest TTL.
 const TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(86_400));
-/// Keys that one batch lets go of.
+/// Keys after which a batch takes no further session's.
 const AT_ONCE: usize = 4_096;
 
 /// What becomes of the keys whose lock a session held.
@@ -231,8 +231,7 @@ pub(super) fn destroy(view: &View, id: &str, delays: &LockDelays) -> Plan<()> {
     let key = Key::new(Table::Session, id);
     batch.expect(key.clone(), Some(session.modify_index));
     batch.delete(key);
-    let held = view.kv().held_by(id).take(AT_ONCE);
-    delays.start(held, session.lock_delay);
+    delays.start(view.kv().held_by(id), session.lock_delay);
     let_go(view, id, session.behavior, &mut batch);
     Plan::new(batch, ())
 }
@@ -250,7 +249,7 @@ pub(super) fn release_orphans(view: &View) -> Plan<()> {
 }
 
 fn let_go(view: &View, id: &str, behavior: Behavior, batch: &mut Batch) {
-    for name in view.kv().held_by(id).take(AT_ONCE) {
+    for name in view.kv().held_by(id) {
         let Some(entry) = view.kv().get(name).value else { continue };
         let key = Key::new(Table::Kv, name);
         batch.expect(key.clone(), Some(entry.modify_index));

@@ -152,3 +152,19 @@ async fn a_session_ends_with_its_checks_and_its_node() {
         server.ask("PUT", "/v1/session/create", r#"{"Node":"n1","Checks":["alive"]}"#).await;
     assert_eq!(refused.text, "Check 'alive' is in critical state");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_takes_all_its_keys_along_however_many() {
+    let server = Asked::new();
+    let id = make(&server, json!({"Behavior": "delete"})).await;
+    for batch in 0..65 {
+        let lock = |n: u32| {
+            let key = format!("k/{batch}/{n}");
+            json!({"KV": {"Verb": "lock", "Key": key, "Value": "", "Session": id}})
+        };
+        server.put("/v1/txn", (0..64).map(lock).collect()).await;
+    }
+    server.ask("PUT", &format!("/v1/session/destroy/{id}"), "").await;
+    let left = server.get("/v1/kv/k/?keys").await;
+    assert_eq!(left.status, 404, "{}", left.text);
+}

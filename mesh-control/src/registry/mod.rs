@@ -53,8 +53,8 @@ struct Shared {
     events: Events,
     /// Writes that lost to another once wait here for each other.
     lane: tokio::sync::Mutex<()>,
-    /// The view's revision. Closed when the store's updates end.
-    applied: watch::Sender<u64>,
+    /// The view's revision. Its sender is the task's that applies updates, and ends with it.
+    applied: watch::Receiver<u64>,
 }
 
 /// A value, and the index by which a blocking query waits for the next.
@@ -123,7 +123,7 @@ impl Registry {
     pub fn start(opened: Opened) -> Result<Self, StoreError> {
         let Opened { store, revision, records, mut updates } = opened;
         let view = View::of(revision, &records)?;
-        let (applied, _) = watch::channel(revision);
+        let (applies, applied) = watch::channel(revision);
         let shared = Arc::new(Shared {
             store,
             view: RwLock::new(view),
@@ -141,7 +141,7 @@ impl Registry {
                 let Some(shared) = weak.upgrade() else { break };
                 let revision = update.revision;
                 let touched = shared.view.write().apply(update);
-                shared.applied.send_replace(revision);
+                applies.send_replace(revision);
                 touched.iter().for_each(|topic| shared.topics.wake(topic));
             }
         });
@@ -255,7 +255,7 @@ impl Registry {
 
     /// Waits until the view is at least of this revision.
     async fn reached(&self, revision: u64) -> Result<(), StoreError> {
-        let mut applied = self.shared.applied.subscribe();
+        let mut applied = self.shared.applied.clone();
         let reached = applied.wait_for(|applied| *applied >= revision).await;
         reached.map(drop).map_err(|_| StoreError::Closed)
     }
@@ -264,5 +264,26 @@ impl Registry {
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry").field("revision", &*self.shared.applied.borrow()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::store::{Embedded, Key, Table};
+
+    #[tokio::test]
+    async fn a_write_that_the_view_never_gets_fails_and_does_not_wait_for_ever() {
+        let mut opened = Embedded::in_memory().unwrap();
+        opened.updates = mpsc::channel(1).1;
+        let registry = Registry::start(opened).unwrap();
+        let plan = |_: &View| {
+            let mut batch = Batch::default();
+            batch.put(Key::new(Table::Kv, "a"), "{}\n");
+            Ok::<_, StoreError>(Plan::new(batch, ()))
+        };
+        assert!(matches!(registry.write(plan).await, Err(StoreError::Closed)));
     }
 }

@@ -14,13 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tower::util::MapRequest;
 
 use crate::agent::AgentError;
 use crate::api::{self, Access, Api, Control};
@@ -32,8 +35,10 @@ use crate::types::Token;
 const CONNECTIONS: usize = 16_384;
 /// Streams of one HTTP/2 connection.
 const STREAMS: u32 = 1_024;
-/// Longest head of a request, and longest time for it.
+/// Longest head of a request, and longest time for it, as for the first request of a connection.
 const HEAD: (usize, Duration) = (64 * 1024, Duration::from_secs(10));
+/// Time between two PINGs on an HTTP/2 connection: who is gone gives its place back.
+const PING: Duration = Duration::from_secs(30);
 /// The store's file in the data directory.
 const STORE_FILE: &str = "store.redb";
 
@@ -124,7 +129,8 @@ pub struct Server {
     control: Control,
     drain: watch::Sender<bool>,
     serves: JoinHandle<()>,
-    expires: JoinHandle<()>,
+    /// Ends sessions, and keeps the server in its catalog.
+    tends: JoinHandle<()>,
 }
 
 impl Server {
@@ -154,7 +160,7 @@ impl Server {
         let (http, listener) = listener;
         let node = own_node::describe(&settings, http.ip())?;
         own_node::enter(&registry, &node).await?;
-        let agent = own_node::start_agent(&settings, &registry, node).await?;
+        let agent = own_node::start_agent(&settings, &registry, node.clone()).await?;
         let control = Control::default();
         let mut api = Api::new(registry.clone(), settings.datacenter);
         api.node_name = settings.node_name.clone();
@@ -164,9 +170,13 @@ impl Server {
         api.control = control.clone();
         api.pretty = data.is_none();
         let (drain, drained) = watch::channel(false);
-        let expires = tokio::spawn(registry.clone().expire_sessions(settings.node_name));
+        let expires = registry.clone().expire_sessions(settings.node_name);
+        let stays = own_node::stay(registry.clone(), node);
+        let tends = tokio::spawn(async move {
+            tokio::join!(expires, stays);
+        });
         let serves = tokio::spawn(serve(listener, api::router(Arc::new(api)), drained));
-        Ok(Self { http, data, registry, control, drain, serves, expires })
+        Ok(Self { http, data, registry, control, drain, serves, tends })
     }
 
     /// Where the API listens.
@@ -199,7 +209,7 @@ impl Server {
         let serves = self.serves.abort_handle();
         let ended = tokio::time::timeout(limit, self.serves).await.is_ok();
         serves.abort();
-        self.expires.abort();
+        self.tends.abort();
         if let Err(error) = self.registry.close().await {
             tracing::warn!(%error, "the store does not close");
         }
@@ -273,14 +283,33 @@ fn spawn(
     let _ = stream.set_nodelay(true);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).max_buf_size(HEAD.0).header_read_timeout(HEAD.1);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING);
+    let asked = Arc::new(Notify::new());
+    let heard = Arc::clone(&asked);
+    let service = MapRequest::new(router.clone(), move |request: Request<Incoming>| {
+        heard.notify_one();
+        request
+    });
     let connection = builder
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()))
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .into_owned();
     let connection = connections.watch(connection);
+    // The limit of HTTP/1's head counts only once the first bytes have told that it is HTTP/1.
+    let is_silent = async move {
+        if tokio::time::timeout(HEAD.1, asked.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection of the API ended early");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "a connection of the API ended early");
+            },
+            () = is_silent => tracing::debug!("a connection of the API sent no request in time"),
         }
         drop(place);
     });
@@ -293,7 +322,8 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::registry::catalog::Instances;
+    use crate::registry::View;
+    use crate::registry::catalog::{Deregistration, Instances, deregister};
     use crate::types::CheckStatus;
 
     fn settings(data_dir: Option<PathBuf>) -> Settings {
@@ -365,6 +395,33 @@ mod tests {
         let server = Server::start(settings(Some(folder.path().to_owned()))).await.unwrap();
         assert_eq!(node(&server), before);
         server.drain(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_gives_its_place_back() {
+        let server = Server::start(settings(None)).await.unwrap();
+        for said in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            let mut stream = TcpStream::connect(server.http()).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(2 * HEAD.1, stream.read_to_end(&mut answer)).await;
+            assert!(ended.is_ok(), "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_was_taken_out_of_its_catalog_comes_back() {
+        let server = Server::start(settings(None)).await.unwrap();
+        let gone = Deregistration { node: Settings::default().node_name, ..Default::default() };
+        server.registry().write(|view| deregister(view, &gone)).await.unwrap();
+        let is_there = || {
+            let read = |view: &View| view.catalog().instances("consul", Instances::Named).value;
+            !server.registry().read(read).is_empty()
+        };
+        assert!(!is_there());
+        while !is_there() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agent::{self, Agent, AgentError, OfRegistry};
 use crate::registry::Registry;
 use crate::registry::catalog::{CatalogError, Registration, register};
+use crate::registry::id::random_uuid;
 use crate::types::{CheckStatus, HealthCheck, Node, NodeService};
 
 use super::{Settings, StartError};
@@ -20,13 +22,16 @@ const ID_FILE: &str = "node-id";
 const AGENT_FOLDER: &str = "agent";
 /// The port that a server is known by in Consul's catalog.
 const SERVER_PORT: u16 = 8300;
+/// Time between two looks whether the server is in its catalog. Source: Consul's
+/// `LeaderReconcileInterval`.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// The node as these settings describe it.
 pub(super) fn describe(settings: &Settings, listens: IpAddr) -> Result<Node, StartError> {
     let id = match &settings.data_dir {
         Some(folder) => node_id(folder)
             .map_err(|error| StartError::DataDir { path: folder.join(ID_FILE), error })?,
-        None => random_id(),
+        None => random_uuid(),
     };
     let address = if listens.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listens };
     let address = settings.advertise.unwrap_or(address);
@@ -47,23 +52,18 @@ pub(super) fn describe(settings: &Settings, listens: IpAddr) -> Result<Node, Sta
 fn node_id(folder: &Path) -> io::Result<String> {
     let path = folder.join(ID_FILE);
     match fs::read_to_string(&path) {
-        Ok(id) => return Ok(id.trim().to_owned()),
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        // Killed between making the file and writing it.
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let id = random_id();
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let id = random_uuid();
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
     file.write_all(id.as_bytes())?;
     file.sync_all()?;
     Ok(id)
-}
-
-/// A random UUID (RFC 9562, version 4).
-fn random_id() -> String {
-    let bits = fastrand::u128(..);
-    let bits = bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// Puts the server into the catalog, as Consul's leader does with its servers: the node, the
@@ -88,6 +88,7 @@ pub(super) async fn enter(registry: &Registry, node: &Node) -> Result<(), StartE
         node: node.name.clone(),
         address: node.address.clone(),
         tagged_addresses: node.tagged_addresses.clone(),
+        node_meta: node.meta.clone(),
         service: Some(service),
         check: Some(alive),
         ..Registration::default()
@@ -97,6 +98,17 @@ pub(super) async fn enter(registry: &Registry, node: &Node) -> Result<(), StartE
         CatalogError::Refused(why) => StartError::Node(why),
         CatalogError::Store(error) => StartError::Store(error),
     })
+}
+
+/// Puts the server back for as long as the future is polled: the snapshot that was restored may be
+/// another server's, and anyone who may write may deregister a node.
+pub(super) async fn stay(registry: Registry, node: Node) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if let Err(error) = enter(&registry, &node).await {
+            tracing::warn!(%error, "the server is not in its catalog; the next look tries again");
+        }
+    }
 }
 
 /// Starts the node's agent over the server's own registry.
@@ -116,21 +128,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_a_random_uuid() {
-        let (one, other) = (random_id(), random_id());
-        assert_ne!(one, other);
-        for id in [one, other] {
-            let parts: Vec<_> = id.split('-').map(str::len).collect();
-            assert_eq!(parts, [8, 4, 4, 4, 12], "{id}");
-            assert_eq!(id.as_bytes()[14], b'4', "{id}");
-            assert!(b"89ab".contains(&id.as_bytes()[19]), "{id}");
-        }
-    }
-
-    #[test]
-    fn an_id_stays() {
+    fn an_id_stays_and_is_never_empty() {
         let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(ID_FILE), "").unwrap();
         let id = node_id(folder.path()).unwrap();
+        assert_eq!(id.len(), 36);
         assert_eq!(node_id(folder.path()).unwrap(), id);
     }
 }

@@ -265,8 +265,9 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It could not be written; nothing of the batch is there. Reads go on, and so do writes once
-    /// the cause is gone.
+    /// It could not be written. Nothing of the batch is there, or, when the disk failed as it was to
+    /// confirm it, all of it is told later as an [`Update`]. Reads go on, and so do writes once the
+    /// cause is gone.
     #[error("the store cannot be written: {0}")]
     Write(String),
     /// It cannot be opened as it is.

@@ -7,6 +7,7 @@ mod agent;
 mod answer;
 mod body;
 mod catalog;
+mod config;
 mod control;
 mod coordinate;
 mod event;
@@ -113,6 +114,7 @@ pub fn routes() -> Vec<Route> {
     [
         agent::routes(),
         catalog::routes(),
+        config::routes(),
         health::routes(),
         kv::routes(),
         coordinate::routes(),

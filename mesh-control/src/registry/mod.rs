@@ -9,6 +9,7 @@
 
 pub mod catalog;
 mod draft;
+pub mod entries;
 pub mod events;
 mod expiry;
 pub mod id;

@@ -4,6 +4,7 @@ use crate::store::{Changed, Key, Record, StoreError, Table, Update};
 
 use super::Topic;
 use super::catalog::Catalog;
+use super::entries::Entries;
 use super::kv::KvTable;
 use super::session::Sessions;
 
@@ -14,6 +15,7 @@ pub struct View {
     kv: KvTable,
     sessions: Sessions,
     catalog: Catalog,
+    entries: Entries,
 }
 
 impl View {
@@ -26,6 +28,7 @@ impl View {
         view.kv.settle(revision);
         view.sessions.settle(revision);
         view.catalog.settle(revision);
+        view.entries.settle(revision);
         Ok(view)
     }
 
@@ -45,6 +48,12 @@ impl View {
     #[must_use]
     pub const fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// Config entries.
+    #[must_use]
+    pub const fn entries(&self) -> &Entries {
+        &self.entries
     }
 
     /// Who holds locks.
@@ -75,6 +84,7 @@ impl View {
             Table::Kv => self.kv.put(record),
             Table::Session => self.sessions.put(record),
             Table::Node | Table::Service | Table::Check => self.catalog.put(record),
+            Table::ConfigEntry => self.entries.put(record),
             _ => Ok(Vec::new()),
         }
     }
@@ -84,6 +94,7 @@ impl View {
             Table::Kv => self.kv.delete(&key.name, self.revision),
             Table::Session => self.sessions.delete(&key.name, self.revision),
             Table::Node | Table::Service | Table::Check => self.catalog.delete(key, self.revision),
+            Table::ConfigEntry => self.entries.delete(&key.name, self.revision),
             _ => Vec::new(),
         }
     }

@@ -5,18 +5,25 @@
 //! `fsync`, and an acknowledged write survives `kill -9` and a power cut.
 //!
 //! A failed transaction (a full disk) fails the batches that were in it, and nothing else: the file
-//! is opened anew, and the next batch is tried as any other.
+//! is opened anew, and the next batch is tried as any other. Whether a transaction whose last step
+//! failed is there is seen then, and told as an update if it is.
+//!
+//! How the file is made, and what is refused at a start: [`file`].
+
+mod file;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::thread;
 
 use bytes::Bytes;
-use redb::backends::{FileBackend, InMemoryBackend};
+use redb::backends::InMemoryBackend;
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -73,14 +80,20 @@ impl Embedded {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Opens the file, or makes it; the folder must be there.
+    /// Opens the file, or makes it; the folder must be there. Its lock is a file beside it, which
+    /// stays: `store.lock` for `store.redb`.
     ///
     /// # Errors
     /// [`StoreError::Open`] when it is in use or damaged, [`StoreError::Unreadable`] when it is of
     /// another version. Neither changes the file.
     pub fn open(path: impl Into<PathBuf>) -> Result<Opened, StoreError> {
-        let place = Place::File(path.into());
-        Self::start(place.open()?, place)
+        let path = path.into();
+        let lock = file::lock(&path)?;
+        let (database, held) = match file::check(&path)? {
+            Some(held) => (file::open(&path)?, held),
+            None => (file::make(&path)?, (0, Vec::new())),
+        };
+        Self::start(database, held, Some(Box::new(move || file::open(&path))), Some(lock))
     }
 
     /// A store that ends with the process.
@@ -88,14 +101,22 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::open`].
     pub fn in_memory() -> Result<Opened, StoreError> {
-        Self::start(Place::Memory.open()?, Place::Memory)
+        let database = Database::builder().create_with_backend(InMemoryBackend::new());
+        let database = database.map_err(|error| StoreError::Open(error.to_string()))?;
+        prepare(&database).map_err(|error| StoreError::Open(error.to_string()))?;
+        Self::start(database, (0, Vec::new()), None, None)
     }
 
-    fn start(database: Database, place: Place) -> Result<Opened, StoreError> {
-        let (revision, records) = load(&database)?;
+    fn start(
+        database: Database,
+        (revision, records): (u64, Vec<Record>),
+        reopen: Option<Reopen>,
+        lock: Option<File>,
+    ) -> Result<Opened, StoreError> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (tell, updates) = mpsc::channel(QUEUE);
-        let writer = Writer { database: Some(database), place, revision, tell };
+        let database = Some(database);
+        let writer = Writer { database, reopen, revision, unsure: Vec::new(), tell, _lock: lock };
         thread::Builder::new()
             .name("mesh-store".to_owned())
             .spawn(move || writer.run(jobs))
@@ -140,59 +161,20 @@ impl Store for Embedded {
     }
 }
 
-/// Where the records are kept.
-#[derive(Debug)]
-enum Place {
-    File(PathBuf),
-    Memory,
-}
-
-impl Place {
-    fn open(&self) -> Result<Database, StoreError> {
-        let database = match self {
-            Self::File(path) => open_file(path)?,
-            Self::Memory => Database::builder()
-                .create_with_backend(InMemoryBackend::new())
-                .map_err(|error| StoreError::Open(error.to_string()))?,
-        };
-        prepare(&database).map_err(|error| StoreError::Open(error.to_string()))?;
-        Ok(database)
-    }
-}
-
-fn open_file(path: &Path) -> Result<Database, StoreError> {
-    let refused = |error: &dyn std::fmt::Display| {
-        StoreError::Open(format!(
-            "{}: {error}; if another server uses it, stop that one, and if it is damaged, put it \
-             aside and restore a snapshot",
-            path.display()
-        ))
-    };
-    let mut options = OpenOptions::new();
-    // Values may be secrets: for our own user alone.
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path).map_err(|error| refused(&error))?;
-    let backend = FileBackend::new(file).map_err(|error| refused(&error))?;
-    Database::builder().create_with_backend(backend).map_err(|error| refused(&error))
-}
-
 /// Makes the tables, so that reading never has to ask whether they are there.
 fn prepare(database: &Database) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
-    {
-        write.open_table(RECORDS)?;
-        let mut meta = write.open_table(META)?;
-        if meta.get("format")?.is_none() {
-            meta.insert("format", FORMAT)?;
-            meta.insert("revision", 0)?;
-        }
-    }
+    write.open_table(RECORDS)?;
+    write.open_table(META)?.insert("format", FORMAT)?;
+    write.open_table(META)?.insert("revision", 0)?;
     write.commit()?;
     Ok(())
 }
 
-fn load(database: &Database) -> Result<(u64, Vec<Record>), StoreError> {
-    records(&database.begin_read().map_err(|error| StoreError::Open(error.to_string()))?)
+/// The revision of what is there.
+fn revision(database: &Database) -> Result<u64, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get("revision")?.map_or(0, |revision| revision.value()))
 }
 
 fn records(read: &ReadTransaction) -> Result<(u64, Vec<Record>), StoreError> {
@@ -221,14 +203,21 @@ fn read_all(read: &ReadTransaction) -> Result<(u64, u64, Rows), redb::Error> {
     Ok((number("format")?, number("revision")?, rows))
 }
 
+/// Opens the file again.
+type Reopen = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
+
 /// The thread that writes.
-#[derive(Debug)]
 struct Writer {
     /// `None` after a failure, until it is opened anew.
     database: Option<Database>,
-    place: Place,
+    /// `None` for what is in memory: it ends with the database.
+    reopen: Option<Reopen>,
     revision: u64,
+    /// What a transaction has changed of which nobody knows whether it is there.
+    unsure: Vec<Update>,
     tell: mpsc::Sender<Update>,
+    /// Let go of after the database.
+    _lock: Option<File>,
 }
 
 impl Writer {
@@ -261,11 +250,30 @@ impl Writer {
         }
     }
 
+    /// The database, opened anew after a failure.
+    fn database(&mut self) -> Result<Database, StoreError> {
+        if let Some(database) = self.database.take() {
+            return Ok(database);
+        }
+        let reopen = self.reopen.as_ref().ok_or(StoreError::Closed)?;
+        let database = reopen()?;
+        let there = revision(&database).map_err(|error| StoreError::Open(error.to_string()))?;
+        if there != self.revision {
+            if self.unsure.last().is_none_or(|last| last.revision != there) {
+                return Err(StoreError::Open(format!(
+                    "it is at revision {there}, but {} was written; restore a snapshot",
+                    self.revision
+                )));
+            }
+            self.tell(&self.unsure);
+            self.revision = there;
+        }
+        self.unsure.clear();
+        Ok(database)
+    }
+
     fn begin_read(&mut self) -> Result<ReadTransaction, StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => self.place.open()?,
-        };
+        let database = self.database()?;
         let read = database.begin_read();
         self.database = Some(database);
         read.map_err(|error| StoreError::Open(error.to_string()))
@@ -277,10 +285,7 @@ impl Writer {
         }
         let written = self.write(group);
         if let Ok((_, updates)) = &written {
-            for update in updates {
-                // Without a reader nobody is left to answer to.
-                let _ = self.tell.blocking_send(update.clone());
-            }
+            self.tell(updates);
         }
         let mut commits = written.map(|(commits, _)| commits.into_iter());
         for committing in group.drain(..) {
@@ -292,40 +297,55 @@ impl Writer {
         }
     }
 
-    /// Applies the batches in one transaction. After an error nothing of them is there.
-    fn write(&mut self, group: &[Committing]) -> Result<(Vec<Commit>, Vec<Update>), StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => self.place.open()?,
-        };
-        match apply_all(&database, self.revision, group) {
-            Ok((revision, commits, updates)) => {
-                self.revision = revision;
-                self.database = Some(database);
-                Ok((commits, updates))
-            }
-            Err(error) => {
-                // What is in memory ends with the database: better a refusal than an empty store.
-                if matches!(self.place, Place::Memory) {
-                    self.database = Some(database);
-                }
-                tracing::error!(%error, "the store cannot be written");
-                Err(StoreError::Write(error.to_string()))
-            }
+    fn tell(&self, updates: &[Update]) {
+        for update in updates {
+            // Without a reader nobody is left to answer to.
+            let _ = self.tell.blocking_send(update.clone());
         }
+    }
+
+    /// Applies the batches in one transaction.
+    fn write(&mut self, group: &[Committing]) -> Result<(Vec<Commit>, Vec<Update>), StoreError> {
+        let database = self.database()?;
+        let error = match apply_all(&database, self.revision, group) {
+            Ok(applied) => match applied.transaction.commit() {
+                Ok(()) => {
+                    self.revision = applied.revision;
+                    self.database = Some(database);
+                    return Ok((applied.commits, applied.updates));
+                }
+                Err(error) => {
+                    self.unsure = applied.updates;
+                    redb::Error::from(error)
+                }
+            },
+            Err(error) => error,
+        };
+        // Without a file, better a refusal than an empty store.
+        if self.reopen.is_none() {
+            self.database = Some(database);
+        }
+        tracing::error!(%error, "the store cannot be written");
+        Err(StoreError::Write(error.to_string()))
     }
 }
 
-type Applied = (u64, Vec<Commit>, Vec<Update>);
+/// A transaction that is not committed, and what is to be said when it is.
+struct Applied {
+    transaction: WriteTransaction,
+    revision: u64,
+    commits: Vec<Commit>,
+    updates: Vec<Update>,
+}
 
 fn apply_all(database: &Database, from: u64, group: &[Committing]) -> Result<Applied, redb::Error> {
     let mut revision = from;
     let mut commits = Vec::with_capacity(group.len());
     let mut updates = Vec::with_capacity(group.len());
-    let mut write = database.begin_write()?;
-    write.set_durability(Durability::Immediate)?;
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
     {
-        let mut records = write.open_table(RECORDS)?;
+        let mut records = transaction.open_table(RECORDS)?;
         for job in group {
             let changes = match &job.work {
                 Work::Batch(batch) if !hold(&records, &batch.guards)? => {
@@ -345,10 +365,9 @@ fn apply_all(database: &Database, from: u64, group: &[Committing]) -> Result<App
             commits.push(Commit::Applied(revision));
             updates.push(Update { revision, changes });
         }
-        write.open_table(META)?.insert("revision", revision)?;
+        transaction.open_table(META)?.insert("revision", revision)?;
     }
-    write.commit()?;
-    Ok((revision, commits, updates))
+    Ok(Applied { transaction, revision, commits, updates })
 }
 
 fn hold(
@@ -482,72 +501,4 @@ fn decode(key: &[u8], row: &[u8]) -> Result<Record, StoreError> {
         indexes(row).ok_or_else(|| unreadable("it is cut off; restore a snapshot"))?;
     let value = Bytes::copy_from_slice(&row[INDEXES..]);
     Ok(Record { key: Key::new(table, name), value, create_index, modify_index })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kv(name: &str) -> Key {
-        Key::new(Table::Kv, name)
-    }
-
-    fn put(name: &str, value: &'static str) -> Batch {
-        let mut batch = Batch::default();
-        batch.put(kv(name), value);
-        batch
-    }
-
-    #[tokio::test]
-    async fn a_batch_is_applied_whole_at_one_revision_and_told() {
-        let mut opened = Embedded::in_memory().expect("opens");
-        let mut batch = put("a", "1");
-        batch.put(kv("b"), "2");
-        assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Applied(1));
-        let mut batch = put("a", "3");
-        batch.delete(kv("b"));
-        assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Applied(2));
-
-        let first = opened.updates.recv().await.expect("told");
-        assert_eq!((first.revision, first.changes.len()), (1, 2));
-        let second = opened.updates.recv().await.expect("told");
-        let again = Record {
-            key: kv("a"),
-            value: Bytes::from_static(b"3"),
-            create_index: 1,
-            modify_index: 2,
-        };
-        assert_eq!(second.changes, [Changed::Put(again), Changed::Deleted(kv("b"))]);
-    }
-
-    #[tokio::test]
-    async fn what_is_newer_under_a_name_is_seen() {
-        let opened = Embedded::in_memory().expect("opens");
-        for name in ["a/1", "a/2", "b"] {
-            opened.store.commit(put(name, "1")).await.unwrap();
-        }
-        for (under, revision, held) in
-            [("a/", 2, true), ("a/", 1, false), ("c", 0, true), ("", 2, false), ("b", 2, false)]
-        {
-            let mut batch = Batch::default();
-            batch.expect_settled(kv(under), revision);
-            let commit = opened.store.commit(batch).await.unwrap();
-            assert_eq!(matches!(commit, Commit::Applied(_)), held, "{under} {revision}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_guard_that_does_not_hold_leaves_everything() {
-        let opened = Embedded::in_memory().expect("opens");
-        opened.store.commit(put("a", "1")).await.unwrap();
-        for (key, modify_index) in [("a", None), ("a", Some(9)), ("absent", Some(1))] {
-            let mut batch = put("b", "2");
-            batch.expect(kv(key), modify_index);
-            assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Conflict(1));
-        }
-        let mut batch = put("b", "2");
-        batch.expect(kv("a"), Some(1));
-        batch.expect(kv("b"), None);
-        assert_eq!(opened.store.commit(batch).await.unwrap(), Commit::Applied(2));
-    }
 }

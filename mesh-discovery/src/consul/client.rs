@@ -170,13 +170,18 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// The beginning of a body, for a person.
+/// The beginning of a body, after a colon.
 fn shown(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body.get(..TOLD).unwrap_or(body));
     match text.trim() {
         "" => String::new(),
-        text => format!(": {}", text.escape_debug()),
+        text => format!(": {}", printable(text)),
     }
+}
+
+/// What Consul said, for a person: without control characters.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A text as one segment of a path (RFC 3986 §3.3: all but unreserved characters escaped).

@@ -123,7 +123,7 @@ fn failure(message: String) -> Failure {
     Failure::new(ErrorKind::NoHealthyEndpoint, message)
 }
 
-/// What Consul said, for a person: short, and without control characters.
+/// What Consul said, for a person: short, too.
 fn shown(text: &str) -> String {
-    text.chars().take(100).collect::<String>().escape_debug().to_string()
+    client::printable(&text.chars().take(100).collect::<String>())
 }

@@ -47,6 +47,14 @@ struct Common {
     #[arg(long, value_name = "ADDR", env = "MESH_HTTP", default_value_t = Settings::default().http)]
     http: SocketAddr,
 
+    /// Where the catalog is told by DNS, by UDP and TCP; port 0 picks a free one and prints it.
+    #[arg(long, value_name = "ADDR", env = "MESH_DNS", default_value = "127.0.0.1:8600")]
+    dns_listen: SocketAddr,
+
+    /// Answer no DNS.
+    #[arg(long, conflicts_with = "dns_listen")]
+    no_dns: bool,
+
     /// The datacenter that this server is of.
     #[arg(long, value_name = "NAME", env = "MESH_DATACENTER", default_value = "dc1")]
     datacenter: String,
@@ -112,6 +120,7 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut settings = Settings::default();
     settings.http = args.common.http;
+    settings.dns = (!args.common.no_dns).then_some(args.common.dns_listen);
     settings.data_dir = args.data_dir;
     settings.datacenter = args.common.datacenter;
     settings.management_tokens.extend(args.common.management_token);
@@ -125,6 +134,9 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match server.data() {
         Some(path) => eprintln!("data in {}", path.display()),
         None => eprintln!("data in memory: it is gone when this server ends"),
+    }
+    if let Some(dns) = server.dns() {
+        eprintln!("DNS on {dns}");
     }
     tokio::select! {
         _ = terminate.recv() => {}

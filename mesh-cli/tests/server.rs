@@ -16,7 +16,7 @@ impl Server {
     fn start(args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
             .args(args)
-            .args(["--http", "127.0.0.1:0"])
+            .args(["--http", "127.0.0.1:0", "--dns-listen", "127.0.0.1:0"])
             .env("MESH_LOG", "warn")
             .stderr(Stdio::piped())
             .spawn()

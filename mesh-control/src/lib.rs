@@ -9,6 +9,7 @@ pub mod check;
 mod clock;
 pub mod decode;
 pub mod definition;
+pub mod dns;
 pub mod filter;
 pub mod registry;
 pub mod server;

@@ -27,6 +27,7 @@ use tower::util::MapRequest;
 
 use crate::agent::AgentError;
 use crate::api::{self, Access, Api, Control};
+use crate::dns::{Dns, Sockets};
 use crate::registry::Registry;
 use crate::store::{Embedded, Opened, StoreError};
 use crate::types::Token;
@@ -48,6 +49,9 @@ const STORE_FILE: &str = "store.redb";
 pub struct Settings {
     /// Where the API listens. 127.0.0.1:8500; port 0 takes one that is free.
     pub http: SocketAddr,
+    /// Where the catalog is told by DNS, by UDP and TCP, to whoever asks: there are no tokens in
+    /// DNS. 127.0.0.1:8600; `None` leaves it out.
+    pub dns: Option<SocketAddr>,
     /// Where the store is kept; `None` keeps it in memory, for development.
     pub data_dir: Option<PathBuf>,
     /// The datacenter that the server is of. `dc1`.
@@ -69,6 +73,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)),
+            dns: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8600))),
             data_dir: None,
             management_tokens: Vec::new(),
             read_tokens: Vec::new(),
@@ -118,12 +123,24 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// The address cannot be listened on by DNS.
+    #[error(
+        "DNS cannot listen on {address}: {error}; another server may be there: give another \
+         address, port 0 for any that is free, or leave DNS out"
+    )]
+    ListenDns {
+        /// Which one.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
 }
 
 /// A server that runs.
 #[derive(Debug)]
 pub struct Server {
     http: SocketAddr,
+    dns: Option<SocketAddr>,
     data: Option<PathBuf>,
     registry: Registry,
     control: Control,
@@ -149,6 +166,7 @@ impl Server {
         }
         // Before the store: a second server on the same port must not wait for its file.
         let listener = listen(settings.http).await?;
+        let sockets = listen_dns(settings.dns).await?;
         let (opened, data) = match &settings.data_dir {
             Some(folder) => {
                 let path = prepare(folder)?.join(STORE_FILE);
@@ -162,6 +180,7 @@ impl Server {
         own_node::enter(&registry, &node).await?;
         let agent = own_node::start_agent(&settings, &registry, node.clone()).await?;
         let control = Control::default();
+        let answers = Dns::new(registry.clone(), &settings.datacenter);
         let mut api = Api::new(registry.clone(), settings.datacenter);
         api.node_name = settings.node_name.clone();
         api.address = http.to_string();
@@ -175,14 +194,29 @@ impl Server {
         let tends = tokio::spawn(async move {
             tokio::join!(expires, stays);
         });
-        let serves = tokio::spawn(serve(listener, api::router(Arc::new(api)), drained));
-        Ok(Self { http, data, registry, control, drain, serves, tends })
+        let dns = sockets.as_ref().map(Sockets::address);
+        let router = api::router(Arc::new(api));
+        let serves = tokio::spawn(async move {
+            let told = async {
+                if let Some(sockets) = sockets {
+                    sockets.serve(answers, drained.clone()).await;
+                }
+            };
+            tokio::join!(serve(listener, router, drained.clone()), told);
+        });
+        Ok(Self { http, dns, data, registry, control, drain, serves, tends })
     }
 
     /// Where the API listens.
     #[must_use]
     pub const fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where the catalog is told by DNS; `None` where it is not.
+    #[must_use]
+    pub const fn dns(&self) -> Option<SocketAddr> {
+        self.dns
     }
 
     /// The store's file; `None` in memory.
@@ -223,6 +257,12 @@ async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartE
         Ok((listener.local_addr()?, listener))
     };
     listen.await.map_err(|error| StartError::Listen { address, error })
+}
+
+async fn listen_dns(address: Option<SocketAddr>) -> Result<Option<Sockets>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let sockets = Sockets::bind(address).await;
+    sockets.map(Some).map_err(|error| StartError::ListenDns { address, error })
 }
 
 /// Makes the folder, for our own user alone.
@@ -328,7 +368,7 @@ mod tests {
 
     fn settings(data_dir: Option<PathBuf>) -> Settings {
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Settings { http, data_dir, ..Settings::default() }
+        Settings { http, dns: Some(http), data_dir, ..Settings::default() }
     }
 
     async fn ask(server: SocketAddr, request: &str) -> String {
@@ -440,6 +480,9 @@ mod tests {
         let second = Settings { http: first.http(), ..settings(None) };
         let error = Server::start(second).await.unwrap_err().to_string();
         assert!(error.contains("another server may be there"), "{error}");
+        let second = Settings { dns: first.dns(), ..settings(None) };
+        let error = Server::start(second).await.unwrap_err().to_string();
+        assert!(error.contains("DNS cannot listen"), "{error}");
         let error = Server::start(settings(Some(folder.path().to_owned()))).await.unwrap_err();
         assert!(error.to_string().contains("stop that one"), "{error}");
         first.drain(Duration::from_secs(10)).await;

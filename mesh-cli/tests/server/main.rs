@@ -1,5 +1,7 @@
 //! `mesh server` and `mesh dev` as a user runs them.
 
+mod kill;
+
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -113,7 +113,7 @@ impl Recording {
         let mut ended = Ended::default();
         (ended.outcome, ended.took, ended.flag) = (outcome, took, flag);
         told.ended = Some(ended);
-        if answer.as_ref().is_ok_and(|response| response.status().is_success())
+        if answer.as_ref().is_ok_and(went_well)
             && let Some(last) = told.attempts.last_mut()
         {
             // It went well: whether another could have followed was not asked.
@@ -128,6 +128,13 @@ impl Recording {
             Err(error) => Err(error.with_explanation(told)),
         }
     }
+}
+
+/// Whether a response is no failure, as far as its head tells: a call of gRPC fails with HTTP status
+/// 200.
+fn went_well<R>(response: &Response<R>) -> bool {
+    let code = GrpcCode::from_headers(response.headers());
+    response.status().is_success() && code.is_none_or(|code| code == GrpcCode::OK)
 }
 
 /// The status of a response, in words.

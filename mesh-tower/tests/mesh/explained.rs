@@ -175,6 +175,19 @@ async fn it_tells_what_refused_a_retry() {
     assert_eq!(followed(&told.attempts[0]), (false, long), "{told}");
 }
 
+/// gRPC fails with HTTP status 200.
+#[tokio::test]
+async fn it_tells_what_refused_a_retry_of_a_grpc_call() {
+    let busy = ScriptedEndpoint::http2(Reply::grpc_trailers_only(14)).await;
+    let mesh = mesh(&service("items", &[busy.address()]));
+    let mut asked = request(Method::POST, "http://items/shop.Items/Add", CallOptions::new());
+    asked.headers_mut().insert("content-type", "application/grpc".parse().expect("a value"));
+    let told = send(&mesh, asked).await;
+    let [only] = &told.attempts[..] else { panic!("{told}") };
+    let why = "the request may have been processed and is not idempotent";
+    assert_eq!(followed(only), (false, why), "{told}");
+}
+
 #[tokio::test]
 async fn it_tells_why_endpoints_are_out() {
     let mut all = endpoints(&[200, 200, 200]).await;

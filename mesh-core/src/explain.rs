@@ -406,11 +406,6 @@ fn configured(known: &DestinationConfig, backend: &Backend) -> Vec<Candidate> {
 /// Every value of a policy with its origin, in the order of the reference.
 #[must_use]
 pub fn policy_values(policy: &Policy, origins: &Origins) -> Vec<PolicyValue> {
-    values(policy, origins)
-}
-
-/// Every value of something that can be written as configuration, with its origin.
-fn values(value: &impl Serialize, origins: &Origins) -> Vec<PolicyValue> {
     fn walk(
         value: serde_json::Value,
         path: &mut String,
@@ -436,7 +431,7 @@ fn values(value: &impl Serialize, origins: &Origins) -> Vec<PolicyValue> {
     }
     let mut out = Vec::new();
     // A policy serializes to maps with text keys, which cannot fail.
-    let value = serde_json::to_value(value).unwrap_or_default();
+    let value = serde_json::to_value(policy).unwrap_or_default();
     walk(value, &mut String::new(), origins, &mut out);
     out
 }

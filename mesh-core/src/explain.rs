@@ -91,8 +91,12 @@ pub struct DestinationExplained {
     pub origin: Origin,
     /// What is done to requests that go there and to their responses, in words and in order.
     pub filters: Vec<String>,
-    /// Its endpoints; empty if they are known at run time only.
+    /// Its endpoints; empty if none is known, as from files where discovery finds them.
     pub candidates: Vec<Candidate>,
+    /// Who takes its share while no endpoint of it can take a call, the preferred first: names with
+    /// the labels of a subset behind them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failover: Vec<Self>,
     /// The policy of calls that go this way.
     pub policy: Vec<PolicyValue>,
 }
@@ -344,6 +348,7 @@ impl Explanation {
                     origin: plain.origin,
                     filters: Vec::new(),
                     candidates,
+                    failover: Vec::new(),
                     policy: policy_values(policy, snapshot.default_origins()),
                 });
             }
@@ -365,30 +370,39 @@ fn destinations(
     rule.backends
         .iter()
         .filter_map(|backend| {
-            let known = snapshot.destinations().get(backend.destination.index())?;
-            let candidates =
-                live(known, Some(backend)).unwrap_or_else(|| configured(known, backend));
-            Some(destination(known, backend, total, candidates))
+            let percent = f64::from(backend.weight) * 100.0 / (total.max(1) as f64);
+            let mut told = destination(snapshot, backend, percent, live)?;
+            for next in backend.failover.iter().flat_map(|failover| failover.iter()) {
+                let Some(mut standing_in) = destination(snapshot, next, percent, live) else {
+                    continue;
+                };
+                standing_in.name = next.label(snapshot).unwrap_or(standing_in.name);
+                told.failover.push(standing_in);
+            }
+            Some(told)
         })
         .collect()
 }
 
 fn destination(
-    known: &DestinationConfig,
+    snapshot: &Snapshot,
     backend: &Backend,
-    total: u64,
-    candidates: Vec<Candidate>,
-) -> DestinationExplained {
-    DestinationExplained {
+    percent: f64,
+    live: &impl Fn(&DestinationConfig, Option<&Backend>) -> Option<Vec<Candidate>>,
+) -> Option<DestinationExplained> {
+    let known = snapshot.destinations().get(backend.destination.index())?;
+    let candidates = live(known, Some(backend)).unwrap_or_else(|| configured(known, backend));
+    Some(DestinationExplained {
         name: known.name.to_string(),
-        percent: f64::from(backend.weight) * 100.0 / (total.max(1) as f64),
+        percent,
         endpoints: known.endpoints.to_string(),
         tls: known.tls.is_some(),
         origin: known.origin.clone(),
         filters: backend.filters.as_ref().map_or_else(Vec::new, |filters| filters.describe()),
         candidates,
+        failover: Vec::new(),
         policy: policy_values(&backend.policy, &backend.origins),
-    }
+    })
 }
 
 /// What configuration alone says of the endpoints; who calls is not known.

@@ -68,6 +68,12 @@ impl Recording {
         *self.told.lock() = told;
     }
 
+    /// Notes that another destination takes the call than the one that was drawn.
+    pub(crate) fn stands_in(&self, drawn: &str, taking: &str) {
+        let note = format!("no endpoint of {drawn} can take the call: {taking} stands in");
+        self.told.lock().notes.push(note);
+    }
+
     /// Notes the hash that a call is sent by, if it is.
     pub(crate) fn hashed<B>(&self, call: &Call, request: &Request<B>, source: Option<IpAddr>) {
         let Some(hash) = call.affinity.as_ref().and_then(|affinity| affinity.hash()) else {

@@ -108,6 +108,26 @@ fn tells_what_a_rule_answers_by_itself() {
 }
 
 #[test]
+fn tells_who_stands_in() {
+    let config = format!(
+        "{CONFIG}---\napiVersion: mesh/v1\nkind: Service\nmetadata: {{ name: b }}\n\
+         spec: {{ endpoints: {{ static: ['127.0.0.1:3'] }} }}\n\
+         ---\nKind: service-resolver\nName: a\nFailover: {{ '*': {{ Service: b }} }}\n"
+    );
+    let documents = config::parse(&[Source::new("f.yaml", config.as_str())]).expect("valid");
+    let snapshot = config::compile(&documents, 1).expect("valid");
+    let headers = HeaderMap::new();
+    let request = RouteRequest::new("a", &Method::GET, "/x", None, &headers);
+    let told = explain(&snapshot, &Asked::new(request), |_, _| None);
+    let [a] = &told.destinations[..] else { panic!("{told}") };
+    let [b] = &a.failover[..] else { panic!("{told}") };
+    assert_eq!((&*b.name, &*b.candidates[0].endpoint), ("b", "127.0.0.1:3"));
+    let text = told.to_string();
+    let failover = text.find("failover     b (").expect("told");
+    assert!(text.find("127.0.0.1:3").is_some_and(|at| at > failover), "{text}");
+}
+
+#[test]
 fn tells_why_there_is_no_route() {
     let told = told("a", "/z");
     assert!(told.to_string().contains("none: no rule of host `a` matches"));

@@ -135,16 +135,11 @@ impl fmt::Display for DestinationExplained {
             "destination  {} ({}), {:.1} % of requests, {security}",
             self.name, self.origin, self.percent
         )?;
-        for filter in &self.filters {
-            writeln!(f, "filter       {}", filter.escape_debug())?;
-        }
-        writeln!(f, "endpoints    {}", self.endpoints)?;
-        if self.candidates.is_empty() {
-            writeln!(f, "  known at run time only")?;
-        }
-        for candidate in &self.candidates {
-            let word = if candidate.included { "in " } else { "out" };
-            writeln!(f, "  {word}  {candidate}")?;
+        self.fmt_endpoints(f)?;
+        for next in &self.failover {
+            let security = if next.tls { "TLS" } else { "plain text" };
+            writeln!(f, "failover     {} ({}), {security}", next.name, next.origin)?;
+            next.fmt_endpoints(f)?;
         }
         writeln!(f, "policy")?;
         let (written, defaults): (Vec<_>, Vec<_>) =
@@ -159,6 +154,23 @@ impl fmt::Display for DestinationExplained {
             0 => Ok(()),
             left => writeln!(f, "  {left} defaults, which `mesh explain --all` and JSON tell"),
         }
+    }
+}
+
+impl DestinationExplained {
+    fn fmt_endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for filter in &self.filters {
+            writeln!(f, "filter       {}", filter.escape_debug())?;
+        }
+        writeln!(f, "endpoints    {}", self.endpoints)?;
+        if self.candidates.is_empty() {
+            writeln!(f, "  none known")?;
+        }
+        for candidate in &self.candidates {
+            let word = if candidate.included { "in " } else { "out" };
+            writeln!(f, "  {word}  {candidate}")?;
+        }
+        Ok(())
     }
 }
 

@@ -95,12 +95,6 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
     let name = |backend: &super::Backend| {
         snapshot.destinations().get(backend.destination.index()).map(|known| known.name.to_string())
     };
-    let stands_in = |backend: &super::Backend| {
-        let name = name(backend)?;
-        // The last labels are what a call would be content with.
-        let labels = backend.subset.as_ref().and_then(|labels| labels.last());
-        Some(labels.map_or_else(|| name.clone(), |labels| format!("{name} ({labels})")))
-    };
     let taking = || routed.rule.backends.iter().filter(|backend| backend.weight > 0);
     Ok(Checked {
         rule: routed.rule.name.to_string(),
@@ -109,7 +103,8 @@ pub fn check_route<B>(yaml: &str, request: &Request<B>) -> Result<Checked, Check
             .collect(),
         failover: taking()
             .map(|backend| {
-                backend.failover.iter().flat_map(|next| next.iter()).filter_map(stands_in).collect()
+                let failover = backend.failover.iter().flat_map(|next| next.iter());
+                failover.filter_map(|next| next.label(&snapshot)).collect()
             })
             .collect(),
         filters: routed.backend.filters.as_ref().map_or_else(Vec::new, |f| f.describe()),

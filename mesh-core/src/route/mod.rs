@@ -27,7 +27,7 @@ use crate::draw::Draw;
 use crate::hash::{self, Split};
 use crate::pick::Labels;
 use crate::policy::Policy;
-use crate::snapshot::{DestinationId, RouteLimitId, Routed, Unrouted};
+use crate::snapshot::{DestinationId, RouteLimitId, Routed, Snapshot, Unrouted};
 use http::{HeaderMap, Method};
 use std::sync::Arc;
 
@@ -167,6 +167,17 @@ pub struct Backend {
     /// Who gets the calls while no endpoint of this can take one, the preferred first; `None`:
     /// nobody.
     pub failover: Option<Arc<[Self]>>,
+}
+
+impl Backend {
+    /// The destination's name, with the labels of a subset behind it: `inventory (version=2)`.
+    #[must_use]
+    pub fn label(&self, snapshot: &Snapshot) -> Option<String> {
+        let name = &snapshot.destinations().get(self.destination.index())?.name;
+        // The last labels are what a call would be content with.
+        let labels = self.subset.as_ref().and_then(|labels| labels.last());
+        Some(labels.map_or_else(|| name.to_string(), |labels| format!("{name} ({labels})")))
+    }
 }
 
 /// A match with the rule it selects.

@@ -5,6 +5,7 @@ use crate::call::{Begun, Call};
 use crate::clock;
 use crate::destination::Destination;
 use crate::draws::CallDraws;
+use crate::explain::Recording;
 use crate::rate_limit::Limit;
 use http::Request;
 use mesh_core::route::Backend;
@@ -44,7 +45,12 @@ impl Live {
 
     /// In place of the backend that was drawn, while it has no endpoint that is up, the first of
     /// those that stand in for it which has one.
-    pub(super) fn stand_in<'a>(&self, routed: &mut Routed<'a>, now: Timestamp) {
+    pub(super) fn stand_in<'a>(
+        &self,
+        routed: &mut Routed<'a>,
+        now: Timestamp,
+        recording: Option<&Arc<Recording>>,
+    ) {
         let drawn: &'a Backend = routed.backend;
         let Some(failover) = &drawn.failover else { return };
         let can_take = |backend: &&'a Backend| {
@@ -53,6 +59,12 @@ impl Live {
         };
         routed.backend =
             std::iter::once(drawn).chain(failover.iter()).find(can_take).unwrap_or(drawn);
+        if let Some(recording) = recording
+            && !std::ptr::eq(routed.backend, drawn)
+        {
+            let label = |backend: &Backend| backend.label(&self.snapshot).unwrap_or_default();
+            recording.stands_in(&label(drawn), &label(routed.backend));
+        }
     }
 
     fn destination_of(&self, routed: &Routed<'_>) -> Result<Arc<Destination>, Error> {
@@ -63,7 +75,7 @@ impl Live {
 
     /// A connection, as a rule has decided.
     pub(super) fn connection(&self, mut routed: Routed<'_>) -> Result<RoutedConnection, Error> {
-        self.stand_in(&mut routed, clock::now());
+        self.stand_in(&mut routed, clock::now(), None);
         let routed = &routed;
         Ok(RoutedConnection {
             destination: self.destination_of(routed)?,

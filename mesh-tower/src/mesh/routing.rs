@@ -74,7 +74,7 @@ impl Mesh {
         }
         let call = match found {
             Ok(mut routed) => {
-                live.stand_in(&mut routed, begun.started);
+                live.stand_in(&mut routed, begun.started, recording);
                 if https {
                     secured(&live.snapshot, routed.backend.destination)?;
                 }
@@ -128,7 +128,7 @@ impl Mesh {
         }
         match found {
             Ok(mut routed) => {
-                live.stand_in(&mut routed, begun.started);
+                live.stand_in(&mut routed, begun.started, recording);
                 let call = live.call(request, begun, draws, &routed)?;
                 Ok(belonging(call, request, source, hashed, recording))
             }

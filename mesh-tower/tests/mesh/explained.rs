@@ -189,6 +189,20 @@ async fn it_tells_what_refused_a_retry_of_a_grpc_call() {
 }
 
 #[tokio::test]
+async fn it_tells_who_stood_in() {
+    let other = endpoints(&[200]).await;
+    let config = service("app", &[])
+        + &service("backup", &addresses(&other))
+        + "Kind: service-resolver\nName: app\nFailover: { '*': { Service: backup } }\n";
+    let mesh = mesh(&config);
+    // The first call may come before it is known that `app` has nobody.
+    let _early = get(&mesh, "http://app/").await;
+    let told = get(&mesh, "http://app/").await;
+    assert_eq!(told.notes, ["no endpoint of app can take the call: backup stands in"], "{told}");
+    assert_eq!(told.attempts[0].destination, "backup");
+}
+
+#[tokio::test]
 async fn it_tells_why_endpoints_are_out() {
     let mut all = endpoints(&[200, 200, 200]).await;
     let [one, two, three] = [0, 1, 2].map(|index| all[index].address());

@@ -175,6 +175,14 @@ impl Mesh {
                     config.origin.line().is_none() && &**known.label() == request.authority
                 })?,
             };
+            // One that another share or a stand-in would have.
+            let other = backend.filter(|backend| backend.policy.hash[..] != *entries);
+            let hash = match other {
+                Some(other) => {
+                    hash::hash(&other.policy.hash, &input, &mut draws.of(Decision::Hash)).hash
+                }
+                None => hash,
+            };
             Some(candidates(&destination, backend, hash))
         });
         let kept = rule.zip(hash).and_then(|(rule, hash)| SplitExplained::kept(rule, hash));

@@ -3,7 +3,8 @@
 use super::{LIMIT, addresses, mesh, policy, service, state};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
-use mesh_core::explain::{AttemptExplained, SplitBy};
+use mesh_core::explain::{Asked, AttemptExplained, SplitBy};
+use mesh_core::route::RouteRequest;
 use mesh_tower::{Body, CallOptions, Error, Explanation, Mesh};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -295,6 +296,40 @@ async fn it_tells_the_hash_and_what_it_is_of() {
         (&*hash.hash, &hash.from[..]),
         ("0000000000001234", &["the caller's own key".to_owned()][..])
     );
+}
+
+/// Each destination goes by its own hash, whichever of them the split is to.
+#[tokio::test]
+async fn it_tells_where_the_hash_of_each_destination_leads() {
+    let all = endpoints(&[200, 200, 200]).await;
+    let hashed = |name: &str| {
+        format!(
+            "{}apiVersion: mesh/v1\nkind: TrafficPolicy\nmetadata: {{ name: {name} }}\n\
+             spec: {{ targetRef: {{ kind: Service, name: {name} }}, pick: {{ policy: RingHash }}, \
+             hash: [{{ header: x-{name} }}] }}\n---\n",
+            service(name, &addresses(&all))
+        )
+    };
+    let mesh = mesh(
+        &(hashed("one")
+            + &hashed("two")
+            + "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: shop }\n\
+               spec: { hostnames: [shop], rules: [{ backendRefs: [{ name: one }, { name: two }] }] }\n"),
+    );
+    get(&mesh, "http://one/").await;
+    get(&mesh, "http://two/").await;
+    let mut led = std::collections::HashSet::new();
+    for user in 0..40_i32 {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-one", user.into());
+        headers.insert("x-two", 7_i32.into());
+        let asked = RouteRequest::new("shop", &Method::GET, "/", None, &headers);
+        let told = mesh.explain(None, &Asked::new(asked), None);
+        let mut candidates = told.destinations[1].candidates.iter();
+        let marked = candidates.find(|one| one.reason.ends_with("where the hash leads"));
+        led.insert(marked.expect("it leads somewhere").endpoint.clone());
+    }
+    assert_eq!(led.len(), 1, "x-two is the same in all of them");
 }
 
 #[tokio::test]

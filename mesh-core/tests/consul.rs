@@ -297,6 +297,13 @@ fn a_route_rewrites_edits_and_says_how_calls_are_made() {
     );
     let (_, one) = of("/one");
     assert_eq!(one.policy.retry.attempts, 1);
+    // The flag has no place of its own: that of its destination, on the last lines.
+    let line = config.lines().count() as u32;
+    for value in ["retry.on", "retry.attempts"] {
+        let origin = one.origins.of(value);
+        let at = origin.line().map(|(_, at)| at);
+        assert!(at.is_some_and(|at| line - at < 3), "{value}: {origin} of {line}");
+    }
     assert!(!one.policy.timeouts.explicit, "0s is not stated");
     assert_eq!(one.filters.expect("filters").describe(), ["rewrite: path /other"]);
 }

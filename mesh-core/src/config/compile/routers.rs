@@ -241,7 +241,7 @@ impl Compiler<'_> {
     }
 
     /// The values of a policy that a destination states itself.
-    fn consul_policy(&mut self, to: &ConsulDestination) -> Node {
+    fn consul_policy(&mut self, to: &Located<ConsulDestination>) -> Node {
         let mut policy = nothing();
         for (key, written) in [("request", &to.request_timeout), ("streamIdle", &to.idle_timeout)] {
             if let Some(written) = written
@@ -275,7 +275,7 @@ impl Compiler<'_> {
     }
 
     /// The conditions of retries, with the place of the first.
-    fn consul_conditions(&mut self, to: &ConsulDestination) -> (Vec<Node>, Location) {
+    fn consul_conditions(&mut self, to: &Located<ConsulDestination>) -> (Vec<Node>, Location) {
         let words = to.retry_on.iter().map(|word| (word.value.clone(), word.at));
         let codes = to.retry_on_status_codes.iter().map(|code| (code.value.to_string(), code.at));
         let mut on = Vec::new();
@@ -285,12 +285,13 @@ impl Compiler<'_> {
                 Err(invalid) => self.problems.push(Problem::error(invalid.to_string()).at(at)),
             }
         }
+        // A flag has no place of its own.
         let at = on.first().map(|first| first.at);
         if to.retry_on_connect_failure {
-            let at = at.unwrap_or_default();
+            let at = at.unwrap_or(to.at);
             on.push(Node { at, value: Value::Text("connect-failure".to_owned()) });
         }
-        (on, at.unwrap_or_default())
+        (on, at.unwrap_or(to.at))
     }
 }
 

@@ -162,9 +162,16 @@ impl<'a> Compiler<'a> {
         }
         path.push(id);
         let mut shares = Vec::new();
-        let mut total = 0;
+        let (mut total, mut count) = (0, 0);
         for split in &splitter.splits {
             let share = self.share(splitter, split, id, path);
+            count += share.as_ref().map_or(0, |(_, leaves)| leaves.len());
+            if count > MOST {
+                path.pop();
+                let what = format!("more than {MOST} destinations");
+                self.tell_once(Problem::error(what).at(at), at);
+                return None;
+            }
             total += parts(split.weight.value).unwrap_or_default();
             shares.push(share);
         }
@@ -177,8 +184,7 @@ impl<'a> Compiler<'a> {
         }
         let combined = combine(shares);
         if combined.is_none() {
-            let what = format!("shares too fine to count, or more than {MOST} destinations");
-            self.tell_once(Problem::error(what).at(at), at);
+            self.tell_once(Problem::error("shares too fine to count").at(at), at);
         }
         combined
     }
@@ -205,6 +211,9 @@ impl<'a> Compiler<'a> {
             None if target != id => self.split(target, path)?,
             subset => vec![(1, self.resolved(target, subset.as_ref(), &mut Vec::new())?)],
         };
+        if weight == Some(0) {
+            leaves.clear();
+        }
         let mut filters = Filters::default();
         filters.request_headers.extend(self.modifiers(split.request_headers.as_ref()));
         filters.response_headers.extend(self.modifiers(split.response_headers.as_ref()));

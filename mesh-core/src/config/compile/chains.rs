@@ -261,10 +261,13 @@ impl<'a> Compiler<'a> {
         };
         if let Some(redirect) = &resolver.redirect {
             let namespace = redirect.namespace.as_ref().or(resolver.namespace.as_ref());
-            let target = match &redirect.service {
-                Some(name) => self.next_hop(name, namespace, id)?,
-                None => id,
+            let Some(name) = &redirect.service else {
+                let problem = Problem::error("this redirect names no `Service`").at(redirect.at);
+                let help = "the subset of calls that name none is `DefaultSubset`";
+                self.tell_once(problem.help(help), redirect.at);
+                return None;
             };
+            let target = self.next_hop(name, namespace, id)?;
             path.push(id);
             let what = if path.contains(&target) {
                 format!("the redirect of `{}` comes back to it", resolver.name.value)

@@ -59,7 +59,7 @@ pub(crate) struct Subset {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 pub(crate) struct ResolverRedirect {
-    /// Its name. The same, for another subset.
+    /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) service: Option<Located<String>>,
     /// A subset of it.

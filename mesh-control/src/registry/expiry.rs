@@ -128,10 +128,8 @@ mod tests {
     async fn a_session_lives_for_its_ttl_after_each_renewal_and_not_for_ever() {
         let registry = Registry::start(Embedded::in_memory().unwrap()).unwrap();
         tokio::spawn(registry.clone().expire_sessions("here".to_owned()));
-        let mut wanted = Session::default();
-        wanted.id = "a".to_owned();
-        wanted.node = "here".to_owned();
-        wanted.ttl = "10s".to_owned();
+        let [id, node, ttl] = ["a", "here", "10s"].map(str::to_owned);
+        let wanted = Session { id, node, ttl, ..Session::default() };
         registry.write(|view| session::create(view, &wanted, "here")).await.unwrap();
         let lives = || registry.read(|view| view.sessions().get("a").is_some());
         for _ in 0..10 {

@@ -6,10 +6,10 @@ async fn txn(server: &Asked, operations: Value) -> Said {
     server.ask("PUT", "/v1/txn", operations.to_string()).await
 }
 
-fn kv(verb: &str, key: &str, more: Value) -> Value {
-    let mut kv = json!({"Verb": verb, "Key": key});
-    kv.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    json!({ "KV": kv })
+fn kv(verb: &str, key: &str, mut more: Value) -> Value {
+    more["Verb"] = verb.into();
+    more["Key"] = key.into();
+    json!({ "KV": more })
 }
 
 #[tokio::test(flavor = "multi_thread")]

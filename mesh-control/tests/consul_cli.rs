@@ -83,9 +83,10 @@ const STEPS: &[(&str, bool, &str)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn what_people_type_does_what_they_know() {
     let test = "what_people_type_does_what_they_know";
-    let Some(program) = testkit::parts::find(test, "consul") else { return };
+    let Some(program) = testkit::consul::find(test) else { return };
     let mut settings = Settings::default();
     settings.http = ([127, 0, 0, 1], 0).into();
+    settings.dns = None;
     "here".clone_into(&mut settings.node_name);
     let server = Server::start(settings).await.expect("it starts");
     let folder = tempfile::tempdir().expect("a folder");

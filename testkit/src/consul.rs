@@ -154,8 +154,10 @@ impl Drop for Consul {
     }
 }
 
-/// The program on `PATH`, or where `cargo xtask test` unpacks it.
-fn find(test: &str) -> Option<PathBuf> {
+/// The program, where `cargo xtask test` unpacks it or on `PATH`; without it, `None` with a printed
+/// reason.
+#[must_use]
+pub fn find(test: &str) -> Option<PathBuf> {
     let unpacked = target().join("parts/consul/usr/bin/consul");
     if unpacked.is_file() {
         return Some(unpacked);

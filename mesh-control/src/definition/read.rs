@@ -69,7 +69,7 @@ pub struct Defined<T> {
 ///   |
 /// 1 | service { name = \"web\" prot = 80 }
 ///   |                        ^^^^
-///   = did you mean \"port\"?");
+///   = did you mean \"Port\"?");
 /// ```
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 use mesh_control::server::{Server, Settings};
 use mesh_control::types::Token;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -130,14 +131,16 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         settings.node_name = name;
     }
     let server = Server::start(settings).await?;
-    eprintln!("listening on http://{}", server.http());
+    let mut told = format!("listening on http://{}\n", server.http());
     match server.data() {
-        Some(path) => eprintln!("data in {}", path.display()),
-        None => eprintln!("data in memory: it is gone when this server ends"),
+        Some(path) => told.push_str(&format!("data in {}\n", path.display())),
+        None => told.push_str("data in memory: it is gone when this server ends\n"),
     }
     if let Some(dns) = server.dns() {
-        eprintln!("DNS on {dns}");
+        told.push_str(&format!("DNS on {dns}\n"));
     }
+    // A server goes on when nobody reads what it says.
+    let _ = io::stderr().write_all(told.as_bytes());
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -9,6 +9,7 @@ use crate::config;
 use crate::logs;
 use crate::proxy::{Proxy, StartError};
 use crate::reload::Changes;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -66,10 +67,11 @@ async fn serve(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     let proxy = Proxy::start(args).await?;
     for address in proxy.addresses().await {
-        eprintln!("listening on {address}");
+        // A proxy goes on when nobody reads what it says.
+        let _ = writeln!(io::stderr(), "listening on {address}");
     }
     let admin = admin.map(|admin| {
-        eprintln!("admin on http://{}", admin.address());
+        let _ = writeln!(io::stderr(), "admin on http://{}", admin.address());
         tokio::spawn(admin.serve(proxy.clone()))
     });
     loop {

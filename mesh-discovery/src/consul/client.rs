@@ -179,9 +179,13 @@ fn shown(body: &[u8]) -> String {
     }
 }
 
-/// What Consul said, for a person: without control characters.
+/// What Consul said, for a person: control characters escaped, and nothing else.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let mut told = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { told.extend(c.escape_default()) } else { told.push(c) }
+    }
+    told
 }
 
 /// A text as one segment of a path (RFC 3986 §3.3: all but unreserved characters escaped).
@@ -212,7 +216,7 @@ mod tests {
     fn what_is_told_of_a_body_is_short_and_without_control_characters() {
         assert_eq!(shown(b" \n"), "");
         assert_eq!(shown(b"ACL not found\n"), ": ACL not found");
-        assert_eq!(shown(b"a\x1b[31m\r\nb"), ": a\\u{1b}[31m\\r\\nb");
+        assert_eq!(shown(b"Consul's\x1b[31m\r\nb"), ": Consul's\\u{1b}[31m\\r\\nb");
         assert!(shown(&vec![b'x'; 1 << 20]).len() < 300);
     }
 }

@@ -82,6 +82,8 @@ async fn calls_follow_the_catalog_and_go_on_without_it() {
     consul.restart().await;
     until_calls(&mesh, "http://web/", 100, |body| body == "a").await;
     consul.register("web", "web-c", c.address()).await;
+    // A Consul that has just started may take half a minute to bring it to its catalog.
+    consul.settled("web", 1).await;
     until_calls(&mesh, "http://web/", 50, |body| body == "c").await;
     assert_eq!(
         consul.ask("GET", "/v1/status/leader", "").await.map(|(status, _)| status).ok(),

@@ -28,34 +28,44 @@ impl Destination {
         args: &PickArgs<'_>,
         draw: &mut impl Draw,
     ) -> Result<(Arc<Endpoint>, Reason), Unpicked> {
-        let picker = self.picker.load();
-        match picker.pick(args, draw) {
-            Ok(picked) => Ok((picked.member.endpoint.clone(), picked.reason)),
-            Err(NoPick::AllOut { .. }) if self.awaits_check() => Err(Unpicked::Unresolved),
-            Err(NoPick::AllOut { total, example, .. }) => {
-                Err(Unpicked::Final(self.all_out(picker.set(), total, &example)))
-            }
-            Err(none @ (NoPick::NoSubset { .. } | NoPick::Session { .. })) => {
-                Err(Unpicked::Final(self.error(ErrorKind::NoHealthyEndpoint, none.to_string())))
-            }
-            Err(_) => match &*self.resolution.borrow() {
-                Resolution::Waiting => Err(Unpicked::Unresolved),
-                Resolution::Known => Err(Unpicked::Final(
-                    self.error(ErrorKind::NoHealthyEndpoint, "it has no endpoints".to_owned()),
-                )),
-                Resolution::Failed(failure) => {
-                    Err(Unpicked::Final(self.error(failure.kind(), failure.message().to_owned())))
+        loop {
+            let picker = self.picker.load();
+            let none = match picker.pick(args, draw) {
+                Ok(picked) => return Ok((picked.member.endpoint.clone(), picked.reason)),
+                Err(none) => none,
+            };
+            return Err(match none {
+                NoPick::AllOut { .. } if self.awaits_check() => Unpicked::Unresolved,
+                NoPick::AllOut { total, example, .. } => {
+                    Unpicked::Final(self.all_out(picker.set(), total, &example))
                 }
-            },
+                NoPick::NoSubset { .. } | NoPick::Session { .. } => {
+                    Unpicked::Final(self.error(ErrorKind::NoHealthyEndpoint, none.to_string()))
+                }
+                _ => match &*self.resolution.borrow() {
+                    Resolution::Waiting => Unpicked::Unresolved,
+                    // The first set came after the look at what was there.
+                    Resolution::Known if !std::ptr::eq(&*picker, &*self.picker.load()) => continue,
+                    Resolution::Known => Unpicked::Final(
+                        self.error(ErrorKind::NoHealthyEndpoint, "it has no endpoints".to_owned()),
+                    ),
+                    Resolution::Failed(failure) => {
+                        Unpicked::Final(self.error(failure.kind(), failure.message().to_owned()))
+                    }
+                },
+            });
         }
     }
 
     /// Whether it has an endpoint that is up, of those with the labels; nothing known says yes.
     pub(crate) fn can_take(&self, subset: Option<&[Labels]>, now: Timestamp) -> bool {
         let args = PickArgs::new(now).with_subset(subset.unwrap_or_default());
-        self.picker.load().can_take(&args)
+        let can = || self.picker.load().can_take(&args);
+        // The second look is for a first set that came since.
+        can()
             || matches!(*self.resolution.borrow(), Resolution::Waiting)
             || self.awaits_check()
+            || can()
     }
 
     /// What a failed connection says when there is no other endpoint that could be picked.

@@ -127,7 +127,7 @@ impl Mesh {
 
     /// A channel to a configured destination by the routes attached to it, whatever authority a
     /// request has: for a listener of that destination. What no rule takes fails with
-    /// [`ErrorKind::NoRoute`]; routes of other hosts, wildcards too, have no say.
+    /// [`ErrorKind::NoRoute`](crate::ErrorKind::NoRoute); routes of other hosts, wildcards too, have no say.
     #[must_use]
     pub fn channel_to(&self, destination: &DestinationName) -> Channel {
         Channel::to(self, destination)

@@ -48,7 +48,7 @@ pub enum LockError {
     InvalidSession(String),
 }
 
-/// See the [module docs](self).
+/// Operations on keys that are not committed yet.
 #[derive(Debug)]
 pub struct Draft<'a> {
     view: &'a View,

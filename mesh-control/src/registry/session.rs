@@ -5,7 +5,7 @@
 //! deleted, and nobody gets those for the lock-delay.
 //!
 //! That happens in the batch in which the session goes. A lock that was taken between reading and
-//! committing it is given back in another ([`release_orphans`]); no lock can be taken after it.
+//! committing it is given back in another (`release_orphans`); no lock can be taken after it.
 //!
 //! Source: Consul's HTTP API, "Session"; its documentation, "Sessions".
 

@@ -88,7 +88,7 @@ fn line(state: &mut Vec<u8>, value: &impl Serialize) {
 /// Reads a state: its revision, and its records.
 ///
 /// # Errors
-/// [`SnapshotError::State`] at the first line that is not as [`write`] writes it.
+/// [`SnapshotError::State`] at the first line that is not as [`write()`] writes it.
 pub fn read(state: &[u8]) -> Result<(u64, Vec<Record>), SnapshotError> {
     let wrong = |line: usize, why: String| SnapshotError::State { line, why };
     let mut lines = state.split_inclusive(|byte| *byte == b'\n').zip(1..);

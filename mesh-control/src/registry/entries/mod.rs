@@ -1,7 +1,7 @@
 //! Config entries.
 //!
 //! All of them have one index: that of the newest change of any, deletions included. It is the
-//! revision of a record of its own ([`MARK`]), which every change puts anew. That also puts changes
+//! revision of a record of its own (`MARK`), which every change puts anew. That also puts changes
 //! in a row: an entry is checked against the others as they are when it is committed.
 //!
 //! Names are kept as they were written, and found without regard to case.

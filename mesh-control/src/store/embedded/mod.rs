@@ -45,7 +45,7 @@ const GROUP: usize = 512;
 /// Batches that wait for the writer, and updates that wait for their reader.
 const QUEUE: usize = 1_024;
 
-/// See the [module docs](self).
+/// The embedded engine: one redb file on this machine, or memory.
 #[derive(Debug)]
 pub struct Embedded {
     queue: mpsc::Sender<Job>,
